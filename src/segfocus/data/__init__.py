@@ -1,0 +1,98 @@
+"""Pictures, masks, classes and generated scenes.  `DATASETS` names the readers; importing this imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from segfocus.data.classes import Classes
+from segfocus.errors import SegfocusError, nearest
+from segfocus.recipe import DataConfig
+
+if TYPE_CHECKING:
+    from segfocus.data.dataset import SegmentationDataset
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One entry of `DATASETS`: what it reads and where its functions `classes` and `dataset` live."""
+
+    module: str
+    summary: str
+    splits: dict[str, str]
+    """name of a split -> what it holds"""
+
+
+DATASETS: dict[str, Reader] = {
+    "folder": Reader(
+        "segfocus.data.folder",
+        "your own pictures and masks (data.images, data.masks, data.classes)",
+        {
+            "train": "data.images, less what is held out",
+            "val": "data.val_images, or a fixed share (data.val_share) of data.images",
+            "all": "every pair of data.images",
+        },
+    ),
+    "camvid": Reader(
+        "segfocus.data.camvid",
+        "CamVid, 11 classes (data.root: images/SPLIT + masks/SPLIT, or SPLIT + SPLITannot)",
+        {
+            "train": "as published",
+            "val": "as published (one clip inside a training video)",
+            "test": "as published",
+            "fit": "train without the frames 0001TP*",
+            "holdout": "the frames 0001TP* of train",
+        },
+    ),
+    "synthetic": Reader(
+        "segfocus.data.synthetic",
+        "generated street scenes with exact labels, no download",
+        {
+            "train": "data.synthetic_pictures scenes",
+            "val": "a quarter as many others",
+            "test": "a quarter as many others",
+        },
+    ),
+}
+
+
+def open_dataset(
+    config: DataConfig,
+    split: str,
+    transform: Callable[..., Any] | None = None,
+    seed: int = 0,
+    classes: Classes | None = None,
+) -> SegmentationDataset:
+    """The pictures of one split.
+
+    `transform` None keeps pictures at their own size; `seed` is that of the augmentation (the split itself never
+    depends on it); `classes` overrides the reader's own (a checkpoint's classes, or to avoid finding them twice).
+
+    Raises:
+        SegfocusError: unknown reader or split (nearest names offered), or whatever is wrong with the files.
+    """
+    module = _module(config, split)
+    if classes is None:
+        classes = dataset_classes(config)
+    return module.dataset(config, split, classes, transform, seed)
+
+
+def dataset_classes(config: DataConfig) -> Classes:
+    """The classes file of `config`, or the reader's own classes where none is given.
+
+    Raises:
+        SegfocusError: unknown reader, or a classes file that cannot be read.
+    """
+    module = _module(config)
+    return Classes.load(config.classes) if config.classes else module.classes(config)
+
+
+def _module(config: DataConfig, split: str | None = None) -> Any:
+    reader = DATASETS.get(config.name)
+    if reader is None:
+        raise SegfocusError(f"unknown dataset '{config.name}'; {nearest(config.name, DATASETS)}")
+    if split is not None and split not in reader.splits:
+        raise SegfocusError(f"unknown split '{split}' of dataset '{config.name}'; {nearest(split, reader.splits)}")
+    return import_module(reader.module)

@@ -1,0 +1,197 @@
+"""Predictor: a picture in any form -> labels and probabilities at its own size."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from segfocus.checkpoint import Checkpoint, load
+from segfocus.data.classes import Classes
+from segfocus.data.pictures import read_picture
+from segfocus.errors import SegfocusError
+from segfocus.inference.augment import check_scales, test_time_augmentation
+from segfocus.inference.sliding import check_window, sliding_window
+from segfocus.methods.base import Segmenter
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says about one picture of height x width pixels."""
+
+    labels: UInt8[np.ndarray, "height width"]
+    """train ids: the most probable class"""
+    probabilities: Float32[np.ndarray, "classes height width"]
+    """in [0, 1], summing to 1 over classes (two classes in a binary task)"""
+    importance: Float32[np.ndarray, "rows columns"] | None
+    """in [0, 1], on the method's own grid; None where the method has none or no single pass saw the picture whole"""
+    selected: Bool[np.ndarray, "rows columns"] | None
+    """regions that received extra computation, on the same grid"""
+    name: str
+    """what to call it: relative path without extension"""
+    picture: UInt8[np.ndarray, "height width 3"]
+    """the picture itself, RGB"""
+
+
+class Predictor:
+    """Runs a segmenter on pictures, in float32, without gradients.
+
+    Args:
+        model: a checkpoint file, a loaded `Checkpoint`, or a Segmenter (which is set to eval mode and moved).
+        classes: needed with a bare Segmenter for coloured output; the checkpoint's own otherwise.
+        window: height and width in px of a sliding window; None sees pictures whole.
+        stride: step of the window; two thirds of it when None.
+        scales: picture scales whose probabilities are averaged; the window slides over the scaled picture.
+        flip: average with the mirrored picture.
+        device: "auto" (cuda, then mps, then cpu) or any torch device.
+        channels_last: memory layout; faster convolutions on CPUs and tensor cores.
+        max_pixels: larger picture files are refused.
+
+    Probabilities, not logits, are averaged over windows and views.  `importance` and `selected` come from the pass that
+    saw the whole picture at scale 1, unmirrored; where there is none (a window, or scales without 1) they are None.
+
+    Raises:
+        SegfocusError: window, stride, scales or device that cannot be used; and what `segfocus.load` raises.
+    """
+
+    def __init__(
+        self,
+        model: Segmenter | Checkpoint | Path | str,
+        classes: Classes | None = None,
+        *,
+        window: Sequence[int] | None = None,
+        stride: Sequence[int] | None = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        device: str | torch.device = "auto",
+        channels_last: bool = True,
+        max_pixels: int = 180_000_000,
+    ) -> None:
+        if window is None and stride is not None:
+            raise SegfocusError(f"stride: expected a window with it, got stride {list(stride)} alone; try --window")
+        self.window, self.stride = (None, None) if window is None else check_window(window, stride)
+        self.scales = check_scales(scales)
+        self.flip = flip
+        self.device = choose_device(device)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.max_pixels = max_pixels
+        if isinstance(model, str | Path):
+            model = load(model)
+        if not isinstance(model, Segmenter):
+            classes = model.classes if classes is None else classes
+            model = model.model
+        self.model = model.eval().to(device=self.device, dtype=torch.float32)
+        self.model.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
+        self.classes = classes
+        if classes is not None and classes.num_classes != model.num_classes:
+            raise SegfocusError(f"expected {model.num_classes} classes as the network has, got {classes.num_classes}")
+
+    def __call__(self, picture: str | Path | np.ndarray | Image.Image, name: str | None = None) -> Prediction:
+        """Predict one picture: a file, uint8 RGB array height x width x 3 (also gray or RGBA), or PIL picture.
+
+        Args:
+            name: of the Prediction; a file's name without extension when None.
+
+        Raises:
+            SegfocusError: the file cannot be read (one line says why), another kind of array, or memory ran out.
+        """
+        pixels = self._read(picture)
+        if name is None:
+            name = Path(picture).stem if isinstance(picture, str | Path) else "picture"
+        image = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None].float().div_(255)
+        image = image.contiguous(memory_format=self.memory_format)
+        try:
+            probabilities, importance, selected = self.predict(image)
+        except torch.OutOfMemoryError as error:
+            raise SegfocusError(
+                f"{name}: a picture of {pixels.shape[1]}x{pixels.shape[0]} px did not fit into the memory of "
+                f"{self.device}; try --window 512x512 or device cpu"
+            ) from error
+        return Prediction(
+            labels=probabilities[0].argmax(0).to(torch.uint8).cpu().numpy(),
+            probabilities=probabilities[0].cpu().contiguous().numpy(),
+            importance=None if importance is None else importance[0, 0].float().cpu().numpy(),
+            selected=None if selected is None else selected[0, 0].cpu().numpy(),
+            name=name,
+            picture=pixels,
+        )
+
+    @torch.inference_mode()
+    def predict(
+        self, image: Float[Tensor, "batch channels height width"]
+    ) -> tuple[
+        Float[Tensor, "batch classes height width"],
+        Float[Tensor, "batch 1 rows columns"] | None,
+        Bool[Tensor, "batch 1 rows columns"] | None,
+    ]:
+        """Probabilities at the size of `image` (in [0, 1], on the predictor's device), importance and selected."""
+        hints: list[Tensor | None] = [None, None]
+
+        def whole(view: Tensor) -> Tensor:
+            output = self.model(view)
+            if view is image:  # resizing to the same size hands back the same tensor: this is the plain pass
+                hints[:] = output.importance, output.selected
+            return output.probabilities()
+
+        def windows(view: Tensor) -> Tensor:
+            assert self.window is not None
+            return sliding_window(lambda part: self.model(part).probabilities(), view, self.window, self.stride)
+
+        probabilities = test_time_augmentation(windows if self.window else whole, image, self.scales, self.flip)
+        return probabilities, hints[0], hints[1]
+
+    def settings(self) -> dict[str, Any]:
+        """What decides a prediction, JSON safe: a hash of the weights, window, stride, scales, flip."""
+        digest = hashlib.sha256(type(self.model).__name__.encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return {
+            "weights": digest.hexdigest(),
+            "window": self.window and list(self.window),
+            "stride": self.stride and list(self.stride),
+            "scales": list(self.scales),
+            "flip": self.flip,
+        }
+
+    def _read(self, picture: str | Path | np.ndarray | Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+        if isinstance(picture, str | Path):
+            return np.ascontiguousarray(read_picture(picture, self.max_pixels))
+        if isinstance(picture, Image.Image):
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+        if picture.dtype == np.uint8 and picture.size:
+            if picture.ndim == 2:
+                return np.repeat(picture[:, :, None], 3, axis=2)
+            if picture.ndim == 3 and picture.shape[2] in (3, 4):
+                return np.ascontiguousarray(picture[:, :, :3])
+        raise SegfocusError(
+            f"expected a uint8 picture height x width x 3, got {picture.dtype} of shape {picture.shape}; "
+            "try (picture * 255).astype(np.uint8) when it is in [0, 1]"
+        )
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """The device itself; for "auto" the first of cuda, mps, cpu that is there."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise SegfocusError(f"device: expected auto, cpu, cuda, cuda:1, mps, ..., got '{device}'") from error
+    absent = {
+        "cuda": not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count(),
+        "mps": not torch.backends.mps.is_available(),
+    }
+    if absent.get(chosen.type, False):
+        raise SegfocusError(f"device: expected one this machine has, got '{device}'; try auto or cpu")
+    return chosen

@@ -1,0 +1,318 @@
+"""FoR-Net: learning to focus on hard regions.
+
+Pan, Chan, Li, Shen, "FoR-Net: Learning to Focus on Hard Regions for Efficient Semantic Segmentation", 2026.
+The text states no equations; the symbols below are those of its released model description.
+
+| here | there | what |
+|---|---|---|
+| features | F | 1x1 projection of the backbone onto the stride-8 grid |
+| importance | S | sigmoid of the selector's logit, in [0, 1] |
+| selected | M | exact Top-K mask of S |
+| context | F_ctx | F + MLP(global average of F) |
+| branches | B_i | one convolution of a kernel size and dilation of its own |
+| refined | F_agg | F + sum of the branches |
+
+Where this differs (`FoRNet()` is our lite network; `FoRNet.released(...)` keeps the released choices):
+* The mask is on the branches' OUTPUT, F + M * sum B_i(F_ctx): outside the selected regions features stay
+  bit-identical and the branches need computing only inside.  Released: B_i(F_ctx * M_i), which leaks by the
+  kernel's reach and saves nothing.
+* A region is a block of cells (released: one cell), so that skipping it is worth something.
+* Branches end in a LayerNorm over channels (released: BatchNorm), the same function in training and evaluation.
+* The decoder is cheap and dense (1x1 convolutions), plus a 3x3 residual in the selected regions only.
+* An auxiliary head on F gives the prediction without focus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segfocus.backbone import Backbone
+from segfocus.data.classes import IGNORE
+from segfocus.layers import ChannelLayerNorm, ConvNormAct
+from segfocus.losses import boundary_cross_entropy, cross_entropy, ohem_cross_entropy, soft_dice
+from segfocus.methods.base import Segmenter
+from segfocus.ops.boundaries import soft_boundary_target
+from segfocus.ops.resample import cell_labels, expand_blocks, resize
+from segfocus.ops.selection import block_means, random_scores, straight_through, top_k_masks
+from segfocus.output import Output, logit_channels
+
+CELL = 8
+"""side of a grid cell in input pixels"""
+
+RELEASED: dict[str, Any] = {
+    "channels": 256,
+    "neck": "deepest",
+    "ratio": (0.1, 0.2, 0.3, 0.4),
+    "region": "cell",
+    "branches": ((1, 1), (3, 1), (5, 1), (7, 16)),
+    "branch_norm": "batch",
+    "mask_position": "input",
+    "selector_channels": 128,
+    "decoder": "concat",
+    "decoder_channels": 256,
+    "auxiliary_weight": 0.0,
+}
+"""options of the released network, on `build_backbone("resnet101", output_stride=8)`"""
+
+
+class Selector(nn.Module):
+    """3x3 convolution, then one logit a cell: how hard the network will find it."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.spatial = ConvNormAct(channels, hidden, 3)
+        self.score = nn.Conv2d(hidden, 1, 1)
+
+    def forward(self, features: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch 1 rows columns"]:
+        # float32 even under autocast: half precision makes ties, and ties make the selection arbitrary
+        hidden = self.spatial(features).float()
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.score(hidden)
+
+
+class Context(nn.Module):
+    """F + MLP(global average of F): what the whole picture is about, added at every cell."""
+
+    def __init__(self, channels: int, reduction: int = 4):
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, channels // reduction, 1)
+        self.excite = nn.Conv2d(channels // reduction, channels, 1)
+
+    def forward(
+        self, features: Float[Tensor, "batch channels rows columns"]
+    ) -> Float[Tensor, "batch channels rows columns"]:
+        average = features.mean((2, 3), keepdim=True)
+        return features + self.excite(functional.relu(self.squeeze(average)))
+
+
+class Branch(nn.Module):
+    """One receptive field: convolution, normalisation, ReLU."""
+
+    def __init__(self, channels: int, kernel: int, dilation: int, norm: str):
+        super().__init__()
+        padding = dilation * (kernel // 2)
+        self.spatial = nn.Conv2d(channels, channels, kernel, padding=padding, dilation=dilation, bias=False)
+        self.norm = ChannelLayerNorm(channels) if norm == "layer" else nn.BatchNorm2d(channels)
+
+    def forward(self, context: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch channels rows columns"]:
+        return functional.relu(self.norm(self.spatial(context)))
+
+
+class ResidualDecoder(nn.Module):
+    """Stride 8 -> 4 by 1x1 convolutions everywhere, plus a 3x3 residual inside the selected regions."""
+
+    def __init__(self, channels: int, fine_channels: int, hidden: int, outputs: int):
+        super().__init__()
+        self.coarse = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.fine = nn.Conv2d(fine_channels, hidden, 1, bias=False)
+        self.join = nn.Sequential(nn.BatchNorm2d(hidden), nn.ReLU(inplace=True))
+        self.refine = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)
+        self.refine_norm = ChannelLayerNorm(hidden)
+        self.classify = nn.Conv2d(hidden, outputs, 1)
+
+    def forward(self, refined: Tensor, fine: Tensor, mask: Tensor | None) -> Tensor:
+        size = (fine.shape[-2], fine.shape[-1])
+        joined = self.join(resize(self.coarse(refined), size) + self.fine(fine))
+        if mask is not None:
+            residual = functional.relu(self.refine_norm(self.refine(joined)))
+            joined = joined + residual * resize(mask, size, "nearest")
+        return self.classify(joined)
+
+
+class ConcatDecoder(nn.Module):
+    """The released decoder: stride 8 -> 4, beside a projection of the finest map, two 3x3 convolutions."""
+
+    def __init__(self, channels: int, fine_channels: int, hidden: int, outputs: int):
+        super().__init__()
+        self.fine = ConvNormAct(fine_channels, 48, 1)
+        self.mix = nn.Sequential(ConvNormAct(channels + 48, hidden, 3), ConvNormAct(hidden, hidden, 3))
+        self.classify = nn.Conv2d(hidden, outputs, 1)
+
+    def forward(self, refined: Tensor, fine: Tensor, mask: Tensor | None) -> Tensor:
+        size = (fine.shape[-2], fine.shape[-1])
+        return self.classify(self.mix(torch.cat([resize(refined, size), self.fine(fine)], 1)))
+
+
+class FoRNet(Segmenter):
+    """FoR-Net on any backbone.
+
+    Args:
+        backbone: gives the maps; those of stride 8 and coarser feed the grid, the finest feeds the decoder.
+        num_classes: two or more.
+        channels: of the stride-8 features F.
+        neck: "sum": F sums a projection of every map of stride 8 and coarser; "deepest": of the last map only.
+        ratio: share K of the regions that is refined, in [0, 1]; or one ratio a branch (nested masks).
+            0 switches focus off, 1 refines everything.  May be changed after training: `net.ratios`.
+        region: "block" of `block` x `block` cells, or "cell".
+        branches: (kernel, dilation) of each branch.
+        branch_norm: "layer" (over channels) or "batch".
+        mask_position: "output" or "input" (released; dense only).
+        gradient: how the selection learns from the segmentation loss: "straight-through", "gate" (M * S) or "none".
+        selector: "learned", or "random" (a control: regions by chance, the selector is still trained).
+        decoder: "residual" (ours) or "concat" (released).
+        class_weights: of the cross-entropy, one a class.
+        ohem: use online hard example mining instead of the plain cross-entropy.
+        dice_weight, selector_weight, auxiliary_weight: factors of the further loss terms, 0 switches one off.
+
+    Raises:
+        ValueError: a ratio outside [0, 1], a wrong number of ratios or class weights, fewer than two classes.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        channels: int = 64,
+        neck: Literal["sum", "deepest"] = "sum",
+        ratio: float | Sequence[float] = 0.25,
+        region: Literal["block", "cell"] = "block",
+        block: int = 4,
+        branches: Sequence[Sequence[int]] = ((1, 1), (3, 1), (3, 2), (3, 4)),
+        branch_norm: Literal["layer", "batch"] = "layer",
+        mask_position: Literal["output", "input"] = "output",
+        gradient: Literal["straight-through", "gate", "none"] = "straight-through",
+        selector: Literal["learned", "random"] = "learned",
+        selector_channels: int = 32,
+        decoder: Literal["residual", "concat"] = "residual",
+        decoder_channels: int = 32,
+        class_weights: Sequence[float] | None = None,
+        ohem: bool = False,
+        dice_weight: float = 1.0,
+        selector_weight: float = 0.5,
+        auxiliary_weight: float = 0.4,
+    ):
+        super().__init__()
+        for name, value, valid in (
+            ("neck", neck, ("sum", "deepest")),
+            ("region", region, ("block", "cell")),
+            ("branch_norm", branch_norm, ("layer", "batch")),
+            ("mask_position", mask_position, ("output", "input")),
+            ("gradient", gradient, ("straight-through", "gate", "none")),
+            ("selector", selector, ("learned", "random")),
+            ("decoder", decoder, ("residual", "concat")),
+        ):
+            if value not in valid:
+                raise ValueError(f"{name}: expected one of {', '.join(valid)}, got {value!r}")
+        if class_weights is not None and len(class_weights) != num_classes:
+            raise ValueError(f"class_weights: expected {num_classes} values, got {len(class_weights)}")
+        if block < 1:
+            raise ValueError(f"block: expected at least 1 cell, got {block}")
+        self.num_classes = num_classes
+        self.ratios = [float(ratio)] * len(branches) if isinstance(ratio, (int, float)) else [float(r) for r in ratio]
+        if len(self.ratios) != len(branches):
+            raise ValueError(f"ratio: expected one value or one a branch ({len(branches)}), got {len(self.ratios)}")
+        if not all(0.0 <= value <= 1.0 for value in self.ratios):
+            raise ValueError(f"ratio: expected shares of the regions in [0, 1], got {self.ratios}")
+        self.block = block if region == "block" else 1
+        self.mask_position, self.gradient, self.selection = mask_position, gradient, selector
+        self.ohem, self.dice_weight = ohem, dice_weight
+        self.selector_weight, self.auxiliary_weight = selector_weight, auxiliary_weight
+        outputs = logit_channels(num_classes)
+
+        self.backbone = backbone
+        coarse = [index for index, stride in enumerate(backbone.strides) if stride >= CELL]
+        self.coarse = coarse if neck == "sum" else coarse[-1:]
+        self.project = nn.ModuleList(nn.Conv2d(backbone.channels[i], channels, 1, bias=False) for i in self.coarse)
+        self.project_norm = nn.BatchNorm2d(channels)
+        self.selector = Selector(channels, selector_channels)
+        self.context = Context(channels)
+        self.branches = nn.ModuleList(Branch(channels, kernel, dilation, branch_norm) for kernel, dilation in branches)
+        build_decoder = ResidualDecoder if decoder == "residual" else ConcatDecoder
+        self.decoder = build_decoder(channels, backbone.channels[0], decoder_channels, outputs)
+        self.auxiliary = nn.Conv2d(channels, outputs, 1) if auxiliary_weight > 0 else None
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    @classmethod
+    def released(cls, backbone: Backbone, num_classes: int, **options: Any) -> FoRNet:
+        """The released architecture (paper: ResNet-101 at output stride 8; 50.17 M parameters at 19 classes)."""
+        return cls(backbone, num_classes, **{**RELEASED, **options})
+
+    def features(self, maps: Sequence[Tensor], grid: tuple[int, int]) -> Float[Tensor, "batch channels rows columns"]:
+        """F: the coarse maps, projected, resized to the grid and summed."""
+        total = None
+        for index, project in zip(self.coarse, self.project, strict=True):
+            projected = resize(project(maps[index]), grid)
+            total = projected if total is None else total + projected
+        return functional.relu(self.project_norm(total))
+
+    def select(
+        self, importance: Float[Tensor, "batch 1 rows columns"]
+    ) -> list[Bool[Tensor, "batch 1 rows columns"]]:
+        """M_i: one mask a branch on the cell grid, exact Top-K over regions."""
+        regions = block_means(importance.detach(), self.block)
+        if self.selection == "random":
+            regions = random_scores(regions, self.training)
+        size = (importance.shape[-2], importance.shape[-1])
+        ratios = sorted(set(self.ratios))
+        masks = dict(zip(ratios, top_k_masks(regions, ratios), strict=True))
+        return [expand_blocks(masks[ratio], self.block, size) for ratio in self.ratios]
+
+    def _weights(self, mask: Tensor, importance: Tensor) -> Tensor:
+        """What multiplies a branch: exactly 0 outside the mask, with the chosen gradient."""
+        if self.gradient == "straight-through":
+            return straight_through(mask, importance)
+        hard = mask.to(importance.dtype)
+        return hard * importance if self.gradient == "gate" else hard
+
+    def refine(
+        self, features: Float[Tensor, "batch channels rows columns"], weights: Sequence[Tensor]
+    ) -> Float[Tensor, "batch channels rows columns"]:
+        """F_agg: F plus the branches, in the selected regions (mask on the output) or around them (on the input)."""
+        context = self.context(features)
+        refined = features
+        for branch, weight in zip(self.branches, weights, strict=True):
+            scale = weight.to(context.dtype)
+            refined = refined + (branch(context * scale) if self.mask_position == "input" else branch(context) * scale)
+        return refined
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Output:
+        height, width = image.shape[-2:]
+        normalized = self.backbone.normalize(image)
+        padded = (normalized.shape[-2], normalized.shape[-1])
+        maps = self.backbone.maps(normalized)
+        grid = (padded[0] // CELL, padded[1] // CELL)
+        features = self.features(maps, grid)
+        selector_logits = self.selector(features)
+        importance = selector_logits.sigmoid()
+        masks = self.select(importance)
+        selected = masks[self.ratios.index(max(self.ratios))]
+        aux_logits = {} if self.auxiliary is None else {"base": self.auxiliary(features)}
+        if max(self.ratios) > 0:
+            weights = [self._weights(mask, importance) for mask in masks]
+            refined = self.refine(features, weights)
+            focus = self._weights(selected, importance).to(refined.dtype)
+        else:
+            refined, focus = features, None
+        logits = resize(self.decoder(refined, maps[0], focus), padded)
+        return Output(
+            logits=logits[..., :height, :width],
+            importance=importance,
+            selected=selected,
+            boundary_logits=selector_logits,
+            aux_logits=aux_logits,
+        )
+
+    def loss(self, output: Output, target: Int[Tensor, "batch height width"]) -> dict[str, Tensor]:
+        """Cross-entropy (or OHEM), soft Dice, selector against the soft boundary target, auxiliary cross-entropy."""
+        main = ohem_cross_entropy if self.ohem else cross_entropy
+        terms = {"cross_entropy": main(output.logits, target, class_weights=self.class_weights)}
+        if self.dice_weight > 0:
+            terms["dice"] = self.dice_weight * soft_dice(output.logits, target)
+        logits = output.boundary_logits
+        if self.selector_weight > 0 and logits is not None:
+            near, valid = soft_boundary_target(target, (logits.shape[-2], logits.shape[-1]), CELL)
+            terms["selector"] = self.selector_weight * boundary_cross_entropy(logits, near, valid)
+        if self.auxiliary is not None:
+            base = output.aux_logits["base"]
+            # at the grid's own stride: the auxiliary term needs no full-size logits
+            small = cell_labels(target, (base.shape[-2], base.shape[-1]), CELL, IGNORE)
+            terms["auxiliary"] = self.auxiliary_weight * cross_entropy(base, small, class_weights=self.class_weights)
+        return terms

@@ -1,0 +1,59 @@
+"""Resizing and pixel grids: the only place where align_corners, padding and coordinate conventions are chosen.
+
+Conventions: a pixel is a unit square and its value sits in its centre; the centre of pixel (row 0, column 0) has
+the coordinates (x, y) = (0, 0) in "pixel coordinates".  Resizing keeps the outer edges of the picture in place
+(align_corners=False).  Padding goes to the right and to the bottom only, so pixel coordinates never move.
+"""
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+
+def resize(
+    maps: Float[Tensor, "batch channels _ _"], size: tuple[int, int], mode: str = "bilinear"
+) -> Float[Tensor, "batch channels _ _"]:
+    """Resize to `size` (height, width); returns the very same tensor when it has that size already.
+
+    `mode` is "bilinear" (no antialiasing, as segmentation networks use it) or "nearest".
+    """
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    if mode == "bilinear":
+        return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    if mode == "nearest":
+        return functional.interpolate(maps, size=size, mode="nearest-exact")
+    raise ValueError(f"expected mode bilinear or nearest, got {mode!r}")
+
+
+def pad_to_multiple(
+    image: Float[Tensor, "batch channels height width"], multiple: int, minimum: int
+) -> Float[Tensor, "batch channels _ _"]:
+    """Zero-pad right and bottom until both sides are multiples of `multiple` and at least `minimum` pixels."""
+    height, width = image.shape[-2:]
+    # integer ceiling; written without max() so that a symbolic size survives export
+    padded_height = -(-height // multiple) * multiple
+    padded_width = -(-width // multiple) * multiple
+    if height < minimum:
+        padded_height = -(-minimum // multiple) * multiple
+    if width < minimum:
+        padded_width = -(-minimum // multiple) * multiple
+    return functional.pad(image, (0, padded_width - width, 0, padded_height - height))
+
+
+def expand_blocks(
+    blocks: Bool[Tensor, "batch 1 rows columns"] | Float[Tensor, "batch 1 rows columns"], block: int, size: tuple[int, int]
+) -> Bool[Tensor, "batch 1 _ _"] | Float[Tensor, "batch 1 _ _"]:
+    """Repeat each value over its `block` x `block` cells, cut to `size` (height, width) where blocks stand over."""
+    cells = blocks.repeat_interleave(block, 2).repeat_interleave(block, 3)
+    return cells[:, :, : size[0], : size[1]]
+
+
+def cell_labels(
+    target: Int[Tensor, "batch height width"], grid: tuple[int, int], cell: int, ignore: int
+) -> Int[Tensor, "batch rows columns"]:
+    """The label at the centre of each cell of a grid; cells whose centre lies outside the picture get `ignore`."""
+    height, width = target.shape[-2:]
+    room = (0, max(grid[1] * cell - width, 0), 0, max(grid[0] * cell - height, 0))
+    padded = functional.pad(target, room, value=ignore)
+    return padded[:, cell // 2 : grid[0] * cell : cell, cell // 2 : grid[1] * cell : cell]

@@ -1,0 +1,1 @@
+"""Training: `run` reads top to bottom; the other files are its tools."""

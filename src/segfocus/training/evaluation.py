@@ -1,0 +1,89 @@
+"""Scores of a checkpoint on a split; streams over the pictures, needs no Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import segfocus
+from segfocus.errors import SegfocusError
+from segfocus.metrics.scores import Counts
+from segfocus.recipe import DataConfig, EvaluationConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from segfocus.checkpoint import Checkpoint
+    from segfocus.inference.predictor import Prediction
+
+
+def evaluate(
+    checkpoint: Checkpoint | str | Path,
+    data: DataConfig | None = None,
+    split: str | None = None,
+    evaluation: EvaluationConfig | None = None,
+    device: str = "auto",
+    on_picture: Callable[[str, np.ndarray, np.ndarray, Prediction], None] | None = None,
+) -> dict[str, Any]:
+    """Dataset-level scores of a checkpoint, in float32, each picture at its own size.
+
+    Args:
+        checkpoint: loaded, or its file.
+        data: which pictures; default the checkpoint's own recipe.
+        split: default the recipe's validation split.
+        evaluation: window, scales, flip, boundary distances; default the recipe's.
+        device: "auto", "cpu", "cuda", ...
+        on_picture: called with (name, picture uint8 HW3, target uint8 HW with 255 = void, prediction) for each.
+
+    Returns:
+        `Counts.summary` with the further key "how": checkpoint, dataset, split, window, stride, scales, flip and the
+        segfocus version.
+
+    Raises:
+        SegfocusError: the dataset has other classes than the checkpoint was trained on, or any bad file.
+    """
+    from segfocus import checkpoint as checkpoints
+    from segfocus.data import open_dataset
+    from segfocus.inference.predictor import Predictor
+
+    where = str(checkpoint) if isinstance(checkpoint, str | Path) else "in memory"
+    loaded = checkpoints.load(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+    data = data or loaded.recipe.data
+    split = split or data.val_split
+    evaluation = evaluation or loaded.recipe.evaluation
+    dataset = open_dataset(data, split)
+    trained, found = loaded.classes.num_classes, dataset.classes.num_classes
+    if trained != found:
+        raise SegfocusError(
+            f"evaluate: expected a dataset of the checkpoint's {trained} classes, got {found} in {data.name} "
+            f"{split}; try --data.classes with the classes file of the training"
+        )
+    predictor = Predictor(
+        loaded,
+        window=evaluation.window,
+        stride=evaluation.stride,
+        scales=tuple(evaluation.scales),
+        flip=evaluation.flip,
+        device=device,
+        max_pixels=data.max_pixels,
+    )
+    counts = Counts(trained, evaluation.boundary_distances)
+    for index in range(len(dataset)):
+        picture, target = dataset.read(index)
+        prediction = predictor(picture)
+        counts.update(target, prediction.labels)
+        if on_picture is not None:
+            on_picture(dataset.pairs[index].name, picture, target, prediction)
+    how = {
+        "checkpoint": where,
+        "dataset": data.name,
+        "split": split,
+        "window": evaluation.window,
+        "stride": evaluation.stride,
+        "scales": list(evaluation.scales),
+        "flip": evaluation.flip,
+        "precision": "float32",
+        "segfocus": segfocus.__version__,
+    }
+    return {**counts.summary(loaded.classes), "how": how}

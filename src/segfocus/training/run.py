@@ -1,0 +1,403 @@
+"""A training run, readable top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import datetime
+import logging
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from segfocus.errors import SegfocusError
+from segfocus.files import write_json, write_text
+from segfocus.recipe import Recipe, load_recipe
+from segfocus.training.evaluation import evaluate as evaluate
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from segfocus.training.callbacks import Plan, Progress
+
+# lightning takes seconds to import and only training needs it: it is imported inside the functions below
+
+_WRITTEN = ("recipe.yaml", "environment.json", "metrics.csv", "best.safetensors", "last.safetensors", "resume.ckpt")
+_WRITTEN_FOLDERS = ("panels", "tensorboard")
+_FOLDER_VARIABLE = "SEGFOCUS_RUN_FOLDER"  # tells the processes that Lightning starts where the run lives
+
+
+def train(
+    recipe: Recipe | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    name: str | None = None,
+) -> Path:
+    """Train a recipe and return the run's folder.
+
+    The folder gets recipe.yaml (resolved: concrete steps, precision and class weights), environment.json, metrics.csv,
+    best.safetensors (highest validation mIoU) and last.safetensors, resume.ckpt, panels/ and, when TensorBoard is
+    installed, tensorboard/.
+
+    Args:
+        recipe: what to train; not needed with `resume`, which reads the folder's own.
+        out: run folder; default runs/NAME-YYYYMMDD-HHMMSS, never one that exists.
+        resume: go on with the run in `out` where its newest resume.ckpt stands.
+        overwrite: replace the run in `out`.
+        name: NAME of the default folder; default method-dataset.
+
+    Raises:
+        SegfocusError: anything a user can mend, in one line, before anything is written.
+        KeyboardInterrupt: Ctrl-C; the state is saved and the message says how to resume.
+    """
+    begin = time.monotonic()
+    follower = _follower_folder()
+    if follower is not None:
+        return _fit(follower, load_recipe(follower / "recipe.yaml"), resume)
+    if resume:
+        folder = _existing_run(out)
+        return _fit(folder, load_recipe(folder / "recipe.yaml"), resume)
+    if recipe is None:
+        raise SegfocusError("train: expected a recipe, got none; try segfocus.load_recipe('fornet-synthetic')")
+    folder = _new_folder(recipe, out, overwrite, name)
+    with _surroundings(recipe):
+        resolved, environment = _resolve(recipe, begin)
+    if overwrite:
+        _clear(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "environment.json", environment)
+    write_text(folder / "recipe.yaml", resolved.to_yaml())
+    return _fit(folder, resolved, resume=False)
+
+
+def class_weights(dataset: Any) -> list[float]:
+    """Weights of the classes from the pixel counts of a dataset's masks.
+
+    Square root of median-frequency balancing: sqrt(median share / share of the class), between 0.1 and 10, where the
+    median is taken over the classes that occur; 0 for a class that never occurs.
+
+    Raises:
+        SegfocusError: no pixel is labelled.
+    """
+    counts = np.asarray(dataset.pixel_counts(), np.float64)
+    present = counts > 0
+    if not present.any():
+        raise SegfocusError("model.class_weights masks: expected labelled pixels, got only ignored ones; try none")
+    weights = np.zeros(len(counts))
+    weights[present] = np.sqrt(np.median(counts[present]) / counts[present]).clip(0.1, 10)
+    return [round(float(weight), 4) for weight in weights]
+
+
+# ---------------------------------------------------------------------------------------------- before the first step
+
+
+def _resolve(recipe: Recipe, begin: float) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe with concrete class weights, precision and steps, and the environment it was resolved in."""
+    from segfocus.training.environment import describe_environment
+    from segfocus.training.timing import choose_precision, steps_for_budget
+
+    recipe = copy.deepcopy(recipe)
+    length = {key: value for key in ("epochs", "steps", "minutes") if (value := getattr(recipe.training, key))}
+    if len(length) != 1 or min(length.values()) <= 0:
+        got = ", ".join(f"{key} {value}" for key, value in length.items()) or "none"
+        raise SegfocusError(
+            f"length of the run: expected one of training.epochs, training.steps and training.minutes, got {got}; "
+            "try --training.epochs 100"
+        )
+    if recipe.training.validate_every <= 0:
+        raise SegfocusError(
+            f"training.validate_every: expected epochs above 0, got {recipe.training.validate_every}; try 1"
+        )
+    environment = describe_environment(recipe.training.seed)
+    data = _open_data(recipe)
+    if recipe.model.class_weights == "masks":
+        recipe.model.class_weights = class_weights(data.train_dataset)
+    model = _build_model(recipe, data.classes.num_classes)
+    device = _device(recipe)
+    if recipe.training.precision == "16-mixed" and device.type == "cpu":
+        raise SegfocusError("training.precision: expected 32-true or bf16-mixed on CPU, got 16-mixed; try auto")
+    if recipe.training.precision == "auto":
+        precision, environment["precision_timing"] = choose_precision(model, data, recipe, device)
+        recipe.training = dataclasses.replace(recipe.training, precision=precision)
+    steps = recipe.training.steps
+    if recipe.training.epochs is not None:
+        steps = max(1, round(recipe.training.epochs * _steps_per_epoch(recipe, data)))
+    elif recipe.training.minutes is not None:
+        left = 60 * recipe.training.minutes - (time.monotonic() - begin)
+        steps, measured = steps_for_budget(model, data, recipe, device, left)
+        environment["budget"] = {"minutes": recipe.training.minutes, "steps": steps, **measured}
+    recipe.training = dataclasses.replace(recipe.training, steps=steps, epochs=None, minutes=None)
+    return recipe, environment
+
+
+def _open_data(recipe: Recipe) -> Any:
+    from segfocus.data.module import SegmentationData
+
+    data = SegmentationData(recipe.data, seed=recipe.training.seed)
+    data.setup("fit")
+    return data
+
+
+def _build_model(recipe: Recipe, num_classes: int) -> torch.nn.Module:
+    from segfocus.methods import build
+
+    weights = recipe.model.class_weights
+    if isinstance(weights, list) and len(weights) != num_classes:
+        raise SegfocusError(f"model.class_weights: expected {num_classes} values, got {len(weights)}")
+    torch.manual_seed(recipe.training.seed)
+    model = build(recipe.model, num_classes, class_weights=weights if isinstance(weights, list) else None)
+    if recipe.training.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return model
+
+
+def _steps_per_epoch(recipe: Recipe, data: Any) -> float:
+    return len(data.train_dataset) / recipe.data.batch_size
+
+
+def _device(recipe: Recipe) -> torch.device:
+    """The device that Lightning will give the first process."""
+    wanted = recipe.training.accelerator
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    names = {"gpu": ["cuda", "mps"], "auto": ["cuda", "mps", "cpu"]}.get(wanted, [wanted])
+    for name in names:
+        if available.get(name):
+            return torch.device(name)
+    raise SegfocusError(
+        f"training.accelerator: expected one of auto, {', '.join(key for key, here in available.items() if here)} on "
+        f"this machine, got {wanted}; try cpu"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- run folders
+
+
+def _new_folder(recipe: Recipe, out: str | Path | None, overwrite: bool, name: str | None) -> Path:
+    if out is None:
+        name = name or f"{recipe.model.method}-{recipe.data.name}"
+        folder = Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        number = 1
+        while folder.exists():
+            number += 1
+            folder = folder.with_name(f"{folder.name.split('_')[0]}_{number}")
+        return folder
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise SegfocusError(f"run folder: expected a folder, got the file {folder}; try another --out")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise SegfocusError(
+            f"run folder: expected a new folder, got {folder}, which holds files; try another --out, --overwrite to "
+            f"replace the run in it, or --resume {folder} to go on with it"
+        )
+    return folder
+
+
+def _existing_run(out: str | Path | None) -> Path:
+    if out is None:
+        raise SegfocusError("resume: expected a run folder, got none; try --resume runs/NAME")
+    folder = Path(out)
+    if not (folder / "recipe.yaml").is_file():
+        raise SegfocusError(f"resume: expected a run folder with recipe.yaml, got {folder}; try ls runs")
+    return folder
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else."""
+    for name in _WRITTEN:
+        (folder / name).unlink(missing_ok=True)
+    for name in _WRITTEN_FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _follower_folder() -> Path | None:
+    """The run folder when this process is one that Lightning started beside the first one."""
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        return None
+    if _FOLDER_VARIABLE not in os.environ:
+        raise SegfocusError(
+            "processes: expected one that starts the others, got ranks started from outside; "
+            "try --training.devices N without torchrun or srun"
+        )
+    return Path(os.environ[_FOLDER_VARIABLE])
+
+
+# -------------------------------------------------------------------------------------------------------- the fitting
+
+
+def _fit(folder: Path, recipe: Recipe, resume: bool) -> Path:
+    """Train from step 0 or from the folder's resume state to the recipe's last step."""
+    import lightning as L
+
+    from segfocus.training import callbacks
+    from segfocus.training.task import SegmentationTask
+
+    assert recipe.training.steps is not None
+    L.seed_everything(recipe.training.seed, workers=True, verbose=False)
+    state = _load_state(folder) if resume else None
+    progress = callbacks.Progress(**state["progress"]) if state else callbacks.Progress()
+    total = recipe.training.steps
+    data = _open_data(recipe)
+    plan = make_plan(total, recipe.training.validate_every, _steps_per_epoch(recipe, data), recipe.training.save_every)
+    data.start_step, data.total_steps = progress.step, total
+    # weights come from the state: nothing published is fetched again
+    start = (
+        recipe
+        if state is None
+        else dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, pretrained=False))
+    )
+    task = SegmentationTask(_build_model(start, data.classes.num_classes), recipe, data.classes, total, progress.step)
+    if state:
+        _restore(task, state)
+    recorder = callbacks.Recorder(folder, progress, plan)
+    leader = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    with _surroundings(recipe), callbacks.interruptible(recorder.stop, leader), _told(folder):
+        trainer = _trainer(folder, recipe, plan, [recorder, callbacks.Bar(progress, total)])
+        if state:
+            trainer.precision_plugin.load_state_dict(state["precision"])
+        try:
+            if plan.validates(progress.step) and progress.validated < progress.step:
+                trainer.validate(task, datamodule=data, verbose=False)
+            if progress.step < total:
+                _count_from(trainer, progress, plan)
+                trainer.fit(task, datamodule=data)
+        except (callbacks.Interrupted, KeyboardInterrupt, SystemExit) as error:
+            if isinstance(error, SystemExit) and not recorder.stop.is_set():
+                raise
+            _end_others(trainer)
+            raise KeyboardInterrupt(
+                f"stopped after step {progress.step} of {total}; go on with: segfocus train --resume {folder}"
+            ) from None
+    return folder
+
+
+def make_plan(total_steps: int, validate_every: float, steps_per_epoch: float, save_every: int) -> Plan:
+    """Validations about every `validate_every` epochs, evenly spread so that the last one follows the last step."""
+    from segfocus.training.callbacks import Plan
+
+    wanted = max(1, round(total_steps / (validate_every * steps_per_epoch)))
+    every = -(-total_steps // min(wanted, total_steps))
+    return Plan(total_steps, every, max(1, save_every), steps_per_epoch)
+
+
+def _trainer(folder: Path, recipe: Recipe, plan: Plan, callbacks: list[L.Callback]) -> L.Trainer:
+    import lightning as L
+
+    training = recipe.training
+    return L.Trainer(
+        accelerator=training.accelerator,
+        devices=training.devices,
+        strategy="auto" if training.devices == 1 else "ddp",
+        precision=training.precision,  # type: ignore[arg-type]
+        max_steps=plan.total_steps,
+        max_epochs=-1,  # the loader hands out the whole run in one pass
+        val_check_interval=plan.validate_every,
+        check_val_every_n_epoch=None,
+        gradient_clip_val=recipe.optimizer.clip_norm or None,
+        use_distributed_sampler=False,  # the data module shares pictures between processes without repeating any
+        num_sanity_val_steps=0,
+        inference_mode=False,
+        logger=_loggers(folder),
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        log_every_n_steps=1,
+        default_root_dir=folder,
+    )
+
+
+def _loggers(folder: Path) -> Any:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    try:
+        return TensorBoardLogger(folder, name="tensorboard", version="")
+    except ModuleNotFoundError:  # TensorBoard is an extra; metrics.csv is written in any case
+        return False
+
+
+def _load_state(folder: Path) -> dict[str, Any] | None:
+    from segfocus.training.callbacks import RESUME, load_state
+
+    # a run that was killed before its first save starts from its recipe
+    return load_state(folder / RESUME) if (folder / RESUME).is_file() else None
+
+
+def _restore(task: Any, state: dict[str, Any]) -> None:
+    task.model.load_state_dict(state["model"])
+    if task.average and state["average"] is not None:
+        task.average.model.load_state_dict(state["average"])
+    task.optimizer_state = state["optimizer"]
+
+
+def _count_from(trainer: L.Trainer, progress: Progress, plan: Plan) -> None:
+    """Set the counters by which Lightning knows when to stop and when to validate."""
+    loop = trainer.fit_loop.epoch_loop
+    loop.batch_progress.total.ready = progress.step + plan.offset
+    loop.automatic_optimization.optim_progress.optimizer.step.total.completed = progress.step
+
+
+def _end_others(trainer: L.Trainer) -> None:
+    kill = getattr(trainer.strategy.launcher, "kill", None)
+    if kill is not None and trainer.world_size > 1:
+        import signal
+
+        kill(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Tell the processes that Lightning starts which folder the run lives in."""
+    os.environ[_FOLDER_VARIABLE] = str(folder.resolve())
+    try:
+        yield
+    finally:
+        os.environ.pop(_FOLDER_VARIABLE, None)
+
+
+@contextlib.contextmanager
+def _surroundings(recipe: Recipe) -> Iterator[None]:
+    """Deterministic algorithms and quiet libraries, for the time of the run only."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for text in _THIRD_PARTY_WARNINGS:
+            warnings.filterwarnings("ignore", message=text)
+        if recipe.training.deterministic:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and guards only against bugs
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            torch.utils.deterministic.fill_uninitialized_memory = filling
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+_THIRD_PARTY_WARNINGS = (
+    # Lightning's advice on loader processes: the recipe says how many, and on two cores more are slower
+    r"The '\w+_dataloader' does not have many workers",
+    # Lightning counts modules in eval mode: networks may freeze parts of themselves on purpose
+    r"Found \d+ module\(s\) in eval mode",
+    # torch names operations without a deterministic form; the recipe asks for them where they exist
+    r".*does not have a deterministic implementation",
+    # two processes validate unequal numbers of pictures on purpose: none is repeated, so the scores are exact
+    r"Total length of `.*` across ranks is zero",
+    # Lightning uses a name that newer torch replaces
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # a resumed run has a loader of its own length
+    r"The number of training batches .* is smaller than the logging interval",
+)

@@ -1,0 +1,21 @@
+"""Checks every jaxtyping annotation of the package with beartype while tests run."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+if os.environ.get("SEGFOCUS_TYPE_HOOK", "1") != "0":
+    from jaxtyping import install_import_hook
+
+    install_import_hook("segfocus", "beartype.beartype")
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Folder of the real data sets; skips where it is absent."""
+    places = [os.environ.get("SEGFOCUS_DATA"), Path(__file__).parents[2] / "shared" / "data"]
+    for place in places:
+        if place and Path(place).is_dir():
+            return Path(place)
+    pytest.skip("real data absent: set SEGFOCUS_DATA to the folder that holds camvid/, deepcrack/, ...")

@@ -1,0 +1,176 @@
+"""FoR-Net: the contract on the lite and the released network, and what the paper and its released model fix."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from segfocus.backbone import LiteBackbone, build_backbone
+from segfocus.losses import cross_entropy, soft_dice
+from segfocus.methods.fornet import CELL, FoRNet
+from segfocus.ops.selection import selected_count
+from tests.contract import SegmenterContract, scene
+
+
+def build_lite(classes: int) -> FoRNet:
+    return FoRNet(LiteBackbone(widths=(8, 16, 16, 24, 24), depths=(1, 1, 1, 1)), classes, channels=16, decoder_channels=16)
+
+
+def build_released(classes: int) -> FoRNet:
+    """The released choices on a backbone small enough for a test."""
+    backbone = build_backbone("test_resnet", pretrained=False, output_stride=8)
+    return FoRNet.released(backbone, classes, channels=32, selector_channels=16, decoder_channels=32)
+
+
+class TestLite(SegmenterContract):
+    builder = "tests.methods.test_fornet:build_lite"
+
+
+class TestReleased(SegmenterContract):
+    builder = "tests.methods.test_fornet:build_released"
+
+
+def count(network) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def gmac(network, height, width) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, 3, height, width, device="meta"))
+    return counter.get_total_flops() / 2e9
+
+
+def test_default_network_is_light():
+    with torch.device("meta"):
+        network = FoRNet(LiteBackbone(), 11).eval()
+    assert count(network) <= 1_500_000
+    assert gmac(network, 360, 480) <= 1.3
+
+
+def test_released_network_has_the_counted_size():
+    """50.17 M parameters, 42.50 of them in the backbone, and 224.6 GMAC at 512x512 at 19 classes (fact sheet B2)."""
+    with torch.device("meta"):
+        network = FoRNet.released(build_backbone("resnet101", pretrained=False, output_stride=8), 19).eval()
+    millions = {
+        name: count(part) / 1e6
+        for name, part in network.named_children()
+        if name in ("backbone", "selector", "context", "branches", "decoder")
+    }
+    assert count(network) / 1e6 == pytest.approx(50.17, abs=0.01)
+    assert millions["backbone"] == pytest.approx(42.50, abs=0.01)
+    assert millions["selector"] == pytest.approx(0.30, abs=0.01)
+    assert millions["context"] == pytest.approx(0.03, abs=0.01)
+    assert millions["branches"] == pytest.approx(5.51, abs=0.01)
+    assert millions["decoder"] == pytest.approx(1.31, abs=0.01)
+    assert gmac(network, 512, 512) == pytest.approx(224.6, rel=0.01)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("region", ["block", "cell"])
+def test_selects_exactly_the_top_k_regions_and_leaves_the_others_bit_identical(ratio, region):
+    torch.manual_seed(0)
+    network = FoRNet(LiteBackbone(), 4, ratio=ratio, region=region).eval()
+    image, _ = scene(128, 192)
+    with torch.no_grad():
+        output = network(image)
+        maps = network.backbone(image)
+        features = network.features(maps, (16, 24))
+        importance = network.selector(features).sigmoid()
+        masks = network.select(importance)
+        refined = network.refine(features, [network._weights(mask, importance) for mask in masks])
+    side = 4 if region == "block" else 1
+    blocks = output.selected[:, :, ::side, ::side]
+    assert blocks.sum() == selected_count(ratio, blocks.numel())
+    outside = ~output.selected.expand_as(features)
+    assert torch.equal(refined[outside], features[outside])
+    assert not torch.equal(refined[~outside], features[~outside])
+
+
+def test_ratio_zero_is_the_network_without_focus_and_one_is_dense():
+    torch.manual_seed(0)
+    network = FoRNet(LiteBackbone(), 4).eval()
+    image, _ = scene(96, 128)
+    with torch.no_grad():
+        network.ratios = [0.0] * 4
+        off = network(image)
+        maps = network.backbone(image)
+        features = network.features(maps, (12, 16))
+        base = network.decoder(features, maps[0], None)
+        network.ratios = [1.0] * 4
+        dense = network(image)
+        context = network.context(features)
+        full = features + sum(branch(context) for branch in network.branches)
+        expected = network.decoder(full, maps[0], torch.ones(1, 1, 12, 16))
+    assert not off.selected.any()
+    torch.testing.assert_close(off.logits[..., ::4, ::4].mean(), base.mean(), rtol=0.2, atol=0.05)
+    assert dense.selected.all()
+    resized = torch.nn.functional.interpolate(expected, size=(96, 128), mode="bilinear")
+    torch.testing.assert_close(dense.logits, resized, rtol=1e-4, atol=1e-4)
+
+
+def test_nested_ratios_give_nested_masks():
+    network = FoRNet.released(build_backbone("resnet18", pretrained=False, output_stride=8), 4, channels=32)
+    importance = torch.rand(2, 1, 9, 11)
+    masks = network.select(importance)
+    assert [int(mask[0].sum()) for mask in masks] == [selected_count(r, 99) for r in (0.1, 0.2, 0.3, 0.4)]
+    for small, large in zip(masks, masks[1:], strict=False):
+        assert not (small & ~large).any()
+
+
+@pytest.mark.parametrize(("gradient", "reaches"), [("straight-through", "all"), ("gate", "selected"), ("none", "nothing")])
+def test_which_cells_the_segmentation_loss_teaches_the_selector(gradient, reaches):
+    torch.manual_seed(0)
+    network = FoRNet(LiteBackbone(), 4, gradient=gradient, selector_weight=0.0, auxiliary_weight=0.0).train()
+    image, target = scene(128, 128)
+    kept = {}
+    network.selector.register_forward_hook(lambda module, inputs, result: kept.update(logits=result.retain_grad() or result))
+    output = network(image)
+    sum(network.loss(output, target).values()).backward()
+    gradient_map = kept["logits"].grad
+    if reaches == "nothing":
+        assert gradient_map is None or not gradient_map.any()
+        return
+    share = (gradient_map != 0)[~output.selected].float().mean()
+    assert (gradient_map != 0)[output.selected].float().mean() > 0.9
+    assert share > 0.9 if reaches == "all" else share == 0
+
+
+def test_random_selection_is_a_control_that_still_counts_exactly():
+    network = FoRNet(LiteBackbone(), 4, selector="random")
+    image, _ = scene(128, 128)
+    first, second = network.train()(image), network(image)
+    assert first.selected.sum() == second.selected.sum() == selected_count(0.25, 16) * 16
+    assert not torch.equal(first.selected, second.selected)
+    network.eval()
+    assert torch.equal(network(image).selected, network(image).selected)
+
+
+def test_loss_terms_are_what_they_are_named():
+    network = FoRNet(LiteBackbone(), 4)
+    image, target = scene(64, 64)
+    output = network(image)
+    terms = network.loss(output, target)
+    assert set(terms) == {"cross_entropy", "dice", "selector", "auxiliary"}
+    torch.testing.assert_close(terms["cross_entropy"], cross_entropy(output.logits, target))
+    torch.testing.assert_close(terms["dice"], soft_dice(output.logits, target))
+    assert output.boundary_logits.shape[-2:] == (64 // CELL, 64 // CELL)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"ratio": 1.5}, "shares of the regions"),
+        ({"ratio": [0.1, 0.2]}, "one a branch"),
+        ({"neck": "widest"}, "neck: expected one of"),
+        ({"selector": "guess"}, "selector: expected one of"),
+        ({"class_weights": [1.0]}, "expected 4 values"),
+        ({"block": 0}, "at least 1 cell"),
+    ],
+)
+def test_wrong_options_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        FoRNet(LiteBackbone(), 4, **options)
+
+
+def test_fewer_than_two_classes_are_refused():
+    with pytest.raises(ValueError, match="at least two classes"):
+        FoRNet(LiteBackbone(), 1)

@@ -1,0 +1,54 @@
+"""Resizing against loops over pixel centres; padding keeps coordinates."""
+
+import pytest
+import torch
+
+from segfocus.ops.resample import cell_labels, pad_to_multiple, resize
+
+
+def slow_bilinear(maps, size):
+    """Sample at pixel centres, outer edges kept in place, clamped at the border."""
+    height, width = maps.shape[-2:]
+    result = torch.zeros(*maps.shape[:2], *size, dtype=maps.dtype)
+    for row in range(size[0]):
+        for column in range(size[1]):
+            y = min(max((row + 0.5) * height / size[0] - 0.5, 0), height - 1)
+            x = min(max((column + 0.5) * width / size[1] - 0.5, 0), width - 1)
+            top, left = int(y), int(x)
+            bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+            fy, fx = y - top, x - left
+            upper = maps[:, :, top, left] * (1 - fx) + maps[:, :, top, right] * fx
+            lower = maps[:, :, bottom, left] * (1 - fx) + maps[:, :, bottom, right] * fx
+            result[:, :, row, column] = upper * (1 - fy) + lower * fy
+    return result
+
+
+@pytest.mark.parametrize(("old", "new"), [((3, 4), (6, 8)), ((5, 7), (3, 9)), ((1, 1), (4, 3))])
+def test_bilinear_equals_the_loop(old, new):
+    maps = torch.rand(2, 3, *old, dtype=torch.float64)
+    torch.testing.assert_close(resize(maps, new), slow_bilinear(maps, new))
+
+
+def test_same_size_is_the_same_tensor():
+    maps = torch.rand(1, 2, 5, 6)
+    assert resize(maps, (5, 6)) is maps
+    assert torch.equal(resize(maps, (10, 12), "nearest")[..., ::2, ::2], maps)
+    with pytest.raises(ValueError, match="bilinear or nearest"):
+        resize(maps, (2, 2), "cubic")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 64), (97, 161), (64, 65)])
+def test_padding_reaches_multiple_and_minimum_and_never_moves_pixels(size):
+    image = torch.rand(1, 3, *size)
+    padded = pad_to_multiple(image, 8, 64)
+    assert torch.equal(padded[..., : size[0], : size[1]], image)
+    assert padded.sum() == pytest.approx(image.sum().item(), rel=1e-5)
+    for side, original in zip(padded.shape[-2:], size, strict=True):
+        assert side % 8 == 0
+        assert side == max(64, -(-original // 8) * 8)
+
+
+def test_cell_labels_take_the_centre_and_ignore_what_lies_outside():
+    labels = torch.arange(12 * 20).view(1, 12, 20)
+    cells = cell_labels(labels, (2, 3), 8, 255)
+    assert cells[0].tolist() == [[4 * 20 + 4, 4 * 20 + 12, 255], [255, 255, 255]]

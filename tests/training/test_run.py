@@ -1,0 +1,244 @@
+"""What a run writes, what it refuses, and what it resolves."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segfocus import checkpoint
+from segfocus.errors import SegfocusError
+from segfocus.recipe import EvaluationConfig, load_recipe
+from segfocus.training.run import class_weights, evaluate, make_plan, train
+from tests.training.scenes import metrics, tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished tiny run, with class weights from its masks."""
+    recipe = tiny_recipe()
+    recipe.model.class_weights = "masks"
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    before = (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
+    assert train(recipe, folder) == folder
+    assert recipe.model.class_weights == "masks"  # the caller's recipe stays as it was
+    assert before == (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
+    return folder
+
+
+def test_a_run_writes_metrics_checkpoints_panels_recipe_and_environment(run):
+    rows, validations = metrics(run)
+    assert list(rows) == list(range(1, 11))
+    assert list(validations) == [5, 10]  # every second epoch of 2.5 steps, the last on the last step
+    for row in rows.values():
+        terms = [value for key, value in row.items() if key.startswith("loss_")]
+        assert terms
+        assert math.fsum(terms) == pytest.approx(row["loss"], rel=1e-5)
+    assert rows[10]["epoch"] == 4.0
+    assert {"val_boundary_iou_1", "val_pixel_accuracy"} <= validations[10].keys()
+    panels = sorted((run / "panels").iterdir())
+    assert [path.name for path in panels] == ["step_0000005.png", "step_0000010.png"]
+    with Image.open(panels[0]) as panel:
+        assert panel.width > 3 * panel.height / 2
+    recipe = load_recipe(run / "recipe.yaml")
+    assert recipe.training.steps == 10
+    weights = recipe.model.class_weights
+    assert isinstance(weights, list)
+    assert len(weights) == 9
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["seed"] == 0
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert list((run / "tensorboard").glob("events*"))
+    assert not [path for path in run.rglob(".*") if path.is_file()]  # no temporary file is left
+
+
+def test_checkpoints_hold_the_scores_of_their_weights(run):
+    last = checkpoint.load(run / "last.safetensors")
+    assert last.scores["step"] == 10
+    assert last.scores["miou"] == pytest.approx(metrics(run)[1][10]["val_miou"])
+    best = checkpoint.read_metadata(run / "best.safetensors")
+    assert best.scores["miou"] == pytest.approx(max(row["val_miou"] for row in metrics(run)[1].values()))
+    scores = evaluate(run / "last.safetensors", device="cpu")
+    assert {key: scores[key] for key in ("miou", "per_class", "boundary_iou", "n_pictures")} == {
+        key: last.scores[key] for key in ("miou", "per_class", "boundary_iou", "n_pictures")
+    }
+    assert scores["how"]["checkpoint"] == str(run / "last.safetensors")
+    assert scores["how"]["split"] == "val"
+    json.dumps(scores, allow_nan=False)
+
+
+def test_evaluate_shows_each_picture_and_takes_windows_scales_and_flips(run):
+    seen = []
+    loaded = checkpoint.load(run / "last.safetensors")
+    scores = evaluate(
+        loaded,
+        split="test",
+        evaluation=EvaluationConfig(window=[32, 32], scales=[0.75, 1.0], flip=True),
+        device="cpu",
+        on_picture=lambda name, picture, target, prediction: seen.append((name, picture.shape, target.shape)),
+    )
+    assert seen == [("test_00000", (48, 64, 3), (48, 64)), ("test_00001", (48, 64, 3), (48, 64))]
+    assert scores["how"]["flip"] is True
+    assert scores["how"]["window"] == [32, 32]
+    assert scores["boundary_iou"].keys() == {"1", "3", "5"}
+
+
+def test_validation_uses_the_recipe_s_window_scales_and_flip(tmp_path):
+    recipe = tiny_recipe(steps=1)
+    recipe.evaluation = EvaluationConfig(window=[32, 48], scales=[0.75, 1.0], flip=True, boundary_distances=[1])
+    train(recipe, tmp_path / "run")
+    scores = evaluate(tmp_path / "run" / "last.safetensors", device="cpu")
+    assert scores["per_class"] == checkpoint.read_metadata(tmp_path / "run" / "last.safetensors").scores["per_class"]
+
+
+def test_evaluate_refuses_a_dataset_of_other_classes(run, tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "images" / "one.png")
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "masks" / "one.png")
+    data = dataclasses.replace(
+        tiny_recipe().data, name="folder", images=str(tmp_path / "images"), masks=str(tmp_path / "masks")
+    )
+    with pytest.raises(SegfocusError, match="expected a dataset of the checkpoint's 9 classes, got 2"):
+        evaluate(run / "last.safetensors", data, "all", device="cpu")
+
+
+@pytest.mark.parametrize("length", [{}, {"steps": 4, "epochs": 2.0}, {"epochs": 0.0}, {"steps": -3}])
+def test_exactly_one_length_is_needed(length, tmp_path):
+    with pytest.raises(SegfocusError, match="expected one of training.epochs, training.steps and training.minutes"):
+        train(tiny_recipe(**{"steps": None, **length}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_folder_is_refused_and_overwritten_only_when_asked(tmp_path):
+    folder = tmp_path / "run"
+    train(tiny_recipe(steps=2), folder)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(SegfocusError, match="expected a new folder"):
+        train(tiny_recipe(steps=1), folder)
+    train(tiny_recipe(steps=1), folder, overwrite=True)
+    assert list(metrics(folder)[0]) == [1]
+    assert (folder / "notes.txt").read_text() == "mine"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SegfocusError, match="got the file"):
+        train(tiny_recipe(steps=1), tmp_path / "file", overwrite=True)
+
+
+def test_default_folders_are_never_reused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [train(tiny_recipe(steps=1), name=name) for name in (None, None, "mine")]
+    assert len(set(folders)) == 3
+    assert folders[0].parent == Path("runs")
+    assert folders[0].name.startswith("fornet-synthetic-20")
+    assert folders[2].name.startswith("mine-20")
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("training", {"validate_every": 0.0}, "validate_every"),
+        ("training", {"ema_decay": 1.0}, "ema_decay"),
+        ("training", {"precision": "16-mixed"}, "expected 32-true or bf16-mixed on CPU"),
+        ("training", {"accelerator": "tpu"}, "training.accelerator"),
+        ("model", {"class_weights": [1.0, 2.0]}, "expected 9 values, got 2"),
+    ],
+)
+def test_bad_values_are_refused_before_anything_is_written(section, change, message, tmp_path):
+    recipe = tiny_recipe()
+    setattr(recipe, section, dataclasses.replace(getattr(recipe, section), **change))
+    with pytest.raises(SegfocusError, match=message):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_ranks_started_from_outside_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SegfocusError, match=r"--training\.devices N"):
+        train(tiny_recipe(), tmp_path / "run")
+
+
+def test_a_recipe_is_needed(tmp_path):
+    with pytest.raises(SegfocusError, match="expected a recipe"):
+        train(out=tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_advice(tmp_path):
+    recipe = tiny_recipe(steps=8)
+    recipe.optimizer = dataclasses.replace(recipe.optimizer, name="sgd", learning_rate=1e30, clip_norm=0.0)
+    with pytest.raises(SegfocusError, match=r"expected a finite loss, got .* at step \d"):
+        train(recipe, tmp_path / "run")
+
+
+def test_a_run_without_averaging_publishes_the_trained_weights(tmp_path):
+    train(tiny_recipe(ema_decay=0.0, steps=2), tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "resume.ckpt", weights_only=True)
+    assert state["average"] is None
+    published = checkpoint.load(tmp_path / "run" / "last.safetensors").model.state_dict()
+    for name, tensor in state["model"].items():
+        assert torch.equal(published[name], tensor), name
+
+
+def test_bf16_trains_and_is_validated_in_float32(tmp_path):
+    train(tiny_recipe(precision="bf16-mixed", steps=3), tmp_path / "run")
+    scores = evaluate(tmp_path / "run" / "last.safetensors", device="cpu")
+    assert scores["per_class"] == checkpoint.read_metadata(tmp_path / "run" / "last.safetensors").scores["per_class"]
+
+
+def test_loader_processes_change_nothing(run, tmp_path):
+    recipe = tiny_recipe()
+    recipe.model.class_weights = "masks"
+    recipe.data.workers = 2
+    train(recipe, tmp_path / "run")
+    for step, row in metrics(run)[0].items():
+        assert metrics(tmp_path / "run")[0][step]["loss"] == pytest.approx(row["loss"], abs=1e-5)
+
+
+class _Masks:
+    def __init__(self, counts):
+        self.counts = counts
+
+    def pixel_counts(self):
+        return np.array(self.counts)
+
+
+def test_class_weights_follow_the_formula():
+    # median of the classes that occur: 100; sqrt(100 / count), between 0.1 and 10; 0 for the absent class
+    assert class_weights(_Masks([100, 400, 25, 0])) == [1.0, 0.5, 2.0, 0.0]
+    assert class_weights(_Masks([1, 10**6, 10**3])) == [10.0, 0.1, 1.0]
+    with pytest.raises(SegfocusError, match="only ignored"):
+        class_weights(_Masks([0, 0]))
+
+
+@pytest.mark.parametrize("total", [1, 2, 10, 99, 100, 101, 6900])
+@pytest.mark.parametrize("every", [0.3, 1.0, 10.0, 1000.0])
+def test_validations_lie_evenly_and_the_last_falls_on_the_last_step(total, every):
+    plan = make_plan(total, every, steps_per_epoch=45.875, save_every=100)
+    steps = [step for step in range(1, total + 1) if plan.validates(step)]
+    assert steps[-1] == total
+    assert {second - first for first, second in zip(steps, steps[1:], strict=False)} <= {plan.validate_every}
+    assert steps == [step for step in range(1, total + 1) if (step + plan.offset) % plan.validate_every == 0]
+    assert len(steps) <= max(1, round(total / (every * 45.875)))
+
+
+@pytest.mark.slow
+def test_two_processes_score_exactly_what_one_does(tmp_path):
+    folder = tmp_path / "two"
+    program = Path(__file__).with_name("scenes.py")
+    environment = {**os.environ, "PYTHONPATH": str(program.parents[2])}
+    command = [sys.executable, str(program), str(folder), "devices=2", "steps=4", "validate_every=1.0"]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert answer.returncode == 0, answer.stderr
+    # each process averages its half of a batch, so the gradients are those of the whole batch but for batch statistics
+    assert list(metrics(folder)[0]) == [1, 2, 3, 4]
+    last = checkpoint.load(folder / "last.safetensors")
+    alone = evaluate(last, device="cpu")
+    for key in ("miou", "per_class", "pixel_accuracy", "boundary_iou_per_class", "n_pictures"):
+        assert alone[key] == last.scores[key], key
+    assert alone["n_pictures"] == 2
