@@ -8,7 +8,9 @@ import pytest
 if os.environ.get("SEGFOCUS_TYPE_HOOK", "1") != "0":
     from jaxtyping import install_import_hook
 
-    install_import_hook("segfocus", "beartype.beartype")
+    import tests.runtime_types  # noqa: F401  (the hook names it, and does not import it itself)
+
+    install_import_hook("segfocus", "tests.runtime_types.check")
 
 
 @pytest.fixture

@@ -182,5 +182,7 @@ class SegmenterContract:
             """
         )
         environment = {**os.environ, "SEGFOCUS_TYPE_HOOK": "0", "PYTHONWARNINGS": "ignore", "JAXTYPING_DISABLE": "1"}
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
+        )
         assert done.returncode == 0, done.stderr[-3000:]

@@ -49,6 +49,11 @@ def test_overlay_refuses_unequal_sizes(rng):
         viz.overlay(np.zeros((9, 13, 3), np.uint8), np.zeros((4, 4), np.uint8), CLASSES)
 
 
+def test_error_map_refuses_unequal_sizes():
+    with pytest.raises(SegfocusError, match="2 x 3 pixels and 4 x 4 pixels"):
+        viz.error_map(np.zeros((4, 4), np.uint8), np.zeros((2, 3), np.uint8))
+
+
 def test_enlarge_repeats_cells():
     grid = np.arange(6).reshape(2, 3)
     assert (viz.enlarge(grid, (4, 6)) == np.kron(grid, np.ones((2, 2), int))).all()

@@ -36,7 +36,7 @@ _HOMES = {
     "train": "segfocus.training.run",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -156,7 +156,9 @@ class LiteBackbone(Backbone):
         )
         self.stem = ConvNormAct(in_channels, widths[0], 3, stride=2)
         self.stages = nn.ModuleList(
-            nn.Sequential(ConvNormAct(widths[i], widths[i + 1], 3, stride=2), *(LiteBlock(widths[i + 1]) for _ in range(depth)))
+            nn.Sequential(
+                ConvNormAct(widths[i], widths[i + 1], 3, stride=2), *(LiteBlock(widths[i + 1]) for _ in range(depth))
+            )
             for i, depth in enumerate(depths)
         )
 
@@ -184,5 +186,7 @@ def build_backbone(
         raise SegfocusError(f"backbone 'lite': expected output_stride 32 or none, got {output_stride}")
     unknown = set(options or {}) - {"widths", "depths"}
     if unknown:
-        raise SegfocusError(f"backbone 'lite': expected the options widths and depths, got {', '.join(sorted(unknown))}")
+        raise SegfocusError(
+            f"backbone 'lite': expected the options widths and depths, got {', '.join(sorted(unknown))}"
+        )
     return LiteBackbone(in_channels=in_channels, **(options or {}))

@@ -10,7 +10,9 @@ from torch.nn import functional
 class ConvNormAct(nn.Sequential):
     """Convolution (same padding) -> BatchNorm -> ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1, act: bool = True):
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1, act: bool = True
+    ):
         convolution = nn.Conv2d(
             inputs, outputs, kernel, stride, padding=dilation * (kernel // 2), dilation=dilation, bias=False
         )
@@ -20,6 +22,10 @@ class ConvNormAct(nn.Sequential):
 class ChannelLayerNorm(nn.LayerNorm):
     """LayerNorm over the channels of each position: what it gives at a position depends on that position alone."""
 
-    def forward(self, input: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
-        moved = functional.layer_norm(input.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+    def forward(
+        self, input: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        moved = functional.layer_norm(
+            input.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps
+        )
         return moved.permute(0, 3, 1, 2)

@@ -138,7 +138,7 @@ def _spelled_out(arguments: list[str], options: dict[str, argparse.Action]) -> I
         action = options.get(current)
         if action is not None and action.nargs == "+" and re.fullmatch(r"[\d.]+([x,][\d.]+)+", argument):
             yield from re.split("[x,]", argument)
-        elif action is not None and argument == "none" and "None" in str(getattr(action, "_typehint", "")):
+        elif action is not None and argument == "none" and type(None) in get_args(getattr(action, "_typehint", None)):
             yield "null"
         else:
             yield argument

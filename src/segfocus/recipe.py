@@ -178,7 +178,7 @@ class Recipe:
         check_keys(values)
         parser = _parser()
         try:
-            return parser.instantiate_classes(parser.parse_object({"recipe": values})).recipe
+            return parser.instantiate(parser.parse_object({"recipe": values})).recipe
         except SegfocusError:
             raise
         except Exception as error:  # jsonargparse's own error class is raised for every wrong value
@@ -221,36 +221,10 @@ def recipe_keys() -> list[str]:
     return keys
 
 
-_LENGTHS = ("epochs", "steps", "minutes")
-
-
-def merge(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
-    """A copy of `recipe` with dotted keys replaced: {"data.root": "pictures", "training.minutes": 5}.
-
-    Giving one of training.epochs, training.steps and training.minutes takes the place of the others.
-
-    Raises:
-        SegfocusError: unknown key (nearest names offered) or a value of the wrong type.
-    """
-    values = recipe.to_dict()
-    if any(overrides.get(f"training.{length}") is not None for length in _LENGTHS):
-        values["training"].update(dict.fromkeys(_LENGTHS))
-    for key, value in overrides.items():
-        section, _, name = key.partition(".")
-        check_keys({section: {name: value}} if name else {section: value})
-        if name:
-            values[section][name] = value
-        else:
-            values[section] = value
-    return Recipe.from_dict(values)
-
-
 def check_keys(values: dict[str, Any]) -> None:
     """Raise a SegfocusError that names the nearest valid keys when `values` holds a key no recipe has."""
     sections = {item.name for item in dataclasses.fields(Recipe)}
     valid = set(recipe_keys())
-    if not isinstance(values, dict):
-        raise SegfocusError(f"a recipe: expected a mapping of keys, got {type(values).__name__}")
     for name, value in values.items():
         if name not in sections:
             raise SegfocusError(f"unknown recipe key '{name}'; {nearest(name, [*sections, *valid])}")
@@ -288,4 +262,6 @@ def load_recipe(name_or_file: str | Path) -> Recipe:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SegfocusError(f"recipe {name_or_file}: expected YAML, got {_one_line(error)}") from error
-    return Recipe.from_dict(values or {})
+    if not isinstance(values, dict):
+        raise SegfocusError(f"recipe {name_or_file}: expected a mapping of keys, got {type(values).__name__}")
+    return Recipe.from_dict(values)

@@ -49,11 +49,15 @@ def color_map(labels: UInt8[ndarray, "height width"], classes: Classes) -> UInt8
 
 def overlay(
     picture: UInt8[ndarray, "height width 3"],
-    labels: UInt8[ndarray, "height width"],
+    labels: UInt8[ndarray, "rows columns"],
     classes: Classes,
     opacity: float = 0.55,
 ) -> UInt8[ndarray, "height width 3"]:
-    """Class colours laid over the picture with `opacity` in [0, 1]; void shows the picture as it is."""
+    """Class colours laid over the picture with `opacity` in [0, 1]; void shows the picture as it is.
+
+    Raises:
+        SegfocusError: picture and labels of different sizes.
+    """
     _same_size(picture, labels)
     mixed = _blend(color_map(labels, classes), picture, opacity)
     return np.where((labels == 255)[..., None], picture, mixed)
@@ -114,14 +118,17 @@ def outline(
 
 def error_map(
     target: UInt8[ndarray, "height width"],
-    prediction: UInt8[ndarray, "height width"],
-    picture: UInt8[ndarray, "height width 3"] | None = None,
+    prediction: UInt8[ndarray, "rows columns"],
+    picture: UInt8[ndarray, "picture_height picture_width 3"] | None = None,
     classes: Classes | None = None,
 ) -> UInt8[ndarray, "height width 3"]:
     """Where a prediction is wrong.
 
     Correct pixels are a dimmed grey picture (or plain dark grey); wrong ones are red, or, with `classes`, the colour
     of the class that is true there; void pixels are hatched.
+
+    Raises:
+        SegfocusError: maps or picture of different sizes.
     """
     _same_size(prediction, target)
     if picture is None:

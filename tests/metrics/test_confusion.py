@@ -20,7 +20,8 @@ def test_equals_the_pixel_loop_and_sklearn(seed):
             np.testing.assert_array_equal(found, oracle, err_msg=name)
 
 
-def test_scores_equal_sklearn(rng=np.random.default_rng(5)):
+def test_scores_equal_sklearn():
+    rng = np.random.default_rng(5)
     target = rng.integers(0, 5, (40, 50)).astype(np.uint8)
     prediction = np.where(rng.random(target.shape) < 0.6, target, rng.integers(0, 5, target.shape)).astype(np.uint8)
     target[:4] = 255

@@ -69,7 +69,8 @@ def test_forward_reset_and_single_pictures(batch):
     metric.update(preds[:2], target[:2])
     assert metric.compute() == both
     metric.reset()
-    assert metric.compute()["miou"] is None
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        assert metric.compute()["miou"] is None
 
 
 def test_states_of_earlier_updates_are_not_changed(batch):

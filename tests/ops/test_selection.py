@@ -1,5 +1,7 @@
 """Top-K masks against a slow twin; straight-through values and gradients."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -28,7 +30,7 @@ def test_masks_are_the_exact_top_k(ties, size):
     for ratio, mask in zip(ratios, masks, strict=True):
         expected = torch.stack([slow_mask(picture, ratio) for picture in scores])
         assert torch.equal(mask, expected)
-    for small, large in zip(masks, masks[1:], strict=False):
+    for small, large in pairwise(masks):
         assert not (small & ~large).any()  # nested
 
 

@@ -69,11 +69,12 @@ class Classes:
                 raise SegfocusError(f"classes: expected {len(self.names)} entries in every field, got {len(field)}")
         if len(set(self.names)) < len(self.names):
             raise SegfocusError(f"classes: expected different names, got '{_twice(self.names)}' more than once")
-        values = [value for raw in self.raw for value in raw] + list(self.ignore)
+        values = [_color_of(value) for raw in (*self.raw, self.ignore) for value in raw]
         if len(set(values)) < len(values):
+            double = _twice(values)
             raise SegfocusError(
-                f"classes: expected each raw value in one place, got {_twice(values)} more than once; "
-                "try to leave it in one class or in ignore"
+                f"classes: expected each raw value in one place, got {double[0] if len(set(double)) == 1 else double} "
+                "more than once; try to leave it in one class or in ignore"
             )
 
     @property
@@ -88,14 +89,12 @@ class Classes:
     @classmethod
     def of(cls, names: Iterable[str], *, ignore: Iterable[int] = (IGNORE,), thin: Iterable[str] = ()) -> Classes:
         """Classes whose raw values are 0, 1, 2, ..., with default colours."""
-        table: dict[int, dict[str, Any]] = {train_id: {"name": name} for train_id, name in enumerate(names)}
         thin = set(thin)
-        for entry in table.values():
-            entry["thin"] = entry["name"] in thin
+        table = {train_id: {"name": name, "thin": name in thin} for train_id, name in enumerate(names)}
         return cls.from_dict({"classes": table, "ignore": list(ignore)})
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], source: str = "classes") -> Classes:
+    def from_dict(cls, values: Any, source: str = "classes") -> Classes:
         """Build from the YAML structure (see the top of this file); keys may be integers or their text.
 
         Raises:
@@ -167,22 +166,19 @@ class Classes:
         Raises:
             SegfocusError: a value that is neither a class nor ignored; names the file and the values.
         """
-        if mask.ndim == 2 and mask.dtype == np.uint8:
+        colors = mask.ndim == 3
+        if colors:
+            wide = mask.astype(np.int32)
+            mask = (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+        if mask.dtype == np.uint8:
             encoded = self._bytes_table[mask]
         else:
-            codes, train_ids = self._colors_table if mask.ndim == 3 else self._integers_table
-            if mask.ndim == 3:
-                wide = mask.astype(np.int32)
-                mask = (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
-            place = np.searchsorted(codes, mask).clip(max=len(codes) - 1)
-            encoded = np.where(codes[place] == mask, train_ids[place], np.uint8(_UNMAPPED))
-            if encoded.max(initial=0) == _UNMAPPED and len(wrong := np.unique(mask[encoded == _UNMAPPED])):
-                if codes is self._colors_table[0]:
-                    raise self._unmapped([(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in wrong], name)
-                raise self._unmapped([int(value) for value in wrong], name)
-            return encoded
+            values, train_ids = self._colors_table if colors else self._integers_table
+            place = np.searchsorted(values, mask).clip(max=len(values) - 1)
+            encoded = np.where(values[place] == mask, train_ids[place], np.uint8(_UNMAPPED))
         if (wrong := encoded == _UNMAPPED).any():
-            raise self._unmapped([int(value) for value in np.unique(mask[wrong])], name)
+            found = [int(value) for value in np.unique(mask[wrong])]
+            raise self._unmapped([_channels(code) for code in found] if colors else found, name)
         return encoded
 
     def decode(self, labels: UInt8[np.ndarray, "height width"]) -> Integer[np.ndarray, "height width *channels"]:
@@ -225,26 +221,25 @@ class Classes:
 
     @functools.cached_property
     def _integers_table(self) -> tuple[np.ndarray, np.ndarray]:
-        grays = {value[0] if isinstance(value, tuple) else value: train_id
-                 for value, train_id in self._pairs
-                 if isinstance(value, int) or len(set(value)) == 1}  # fmt: skip
-        return _sorted_table(grays)
+        triples = [(_color_of(value), train_id) for value, train_id in self._pairs]
+        return _sorted_table({color[0]: train_id for color, train_id in triples if len(set(color)) == 1})
 
     @functools.cached_property
     def _colors_table(self) -> tuple[np.ndarray, np.ndarray]:
-        triples = [((value, value, value) if isinstance(value, int) else value, train_id)
-                   for value, train_id in self._pairs
-                   if isinstance(value, tuple) or value < 256]  # fmt: skip
+        small = [(value, train_id) for value, train_id in self._pairs if isinstance(value, tuple) or value < 256]
+        triples = [(_color_of(value), train_id) for value, train_id in small]
         return _sorted_table({red << 16 | green << 8 | blue: train_id for (red, green, blue), train_id in triples})
 
     def _unmapped(self, values: list[int] | list[tuple[int, int, int]], name: str) -> SegfocusError:
         shown = ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
         many = "values" if len(values) > 1 else "value"
         if len(values) > 50:
-            advice = "a lossy (JPEG) or smoothed mask has such values: store masks as PNG"
+            advice = "masks as PNG: lossy (JPEG) or smoothed ones have such values"
+        elif values == [IGNORE] and self.num_classes == 2:
+            advice = "raw: [255] for the class that 255 stands for, or ignore: [255], in the classes file"
         else:
-            advice = "add it to a class's raw values or to ignore in the classes file"
-        return SegfocusError(f"{name}: expected only mask values of the classes, got the {many} {shown}; try: {advice}")
+            advice = "to add it to a class's raw values or to ignore in the classes file"
+        return SegfocusError(f"{name}: expected only mask values of the classes, got the {many} {shown}; try {advice}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -265,6 +260,15 @@ def default_color(train_id: int, name: str = "") -> tuple[int, int, int]:
     saturation, value = ((0.75, 0.9), (0.55, 0.7), (0.9, 0.6), (0.4, 0.95))[train_id % 4]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
     return (round(red * 255), round(green * 255), round(blue * 255))
+
+
+def _color_of(value: Raw) -> tuple[int, int, int]:
+    """An integer v stands for the colour (v, v, v)."""
+    return value if isinstance(value, tuple) else (value, value, value)
+
+
+def _channels(code: int) -> tuple[int, int, int]:
+    return (code >> 16, code >> 8 & 255, code & 255)
 
 
 def _sorted_table(table: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -298,11 +302,9 @@ def _entry(train_id: int, entry: Any, source: str) -> dict[str, Any]:
 
 
 def _train_id(key: Any, source: str) -> int:
-    if isinstance(key, str) and key.isdecimal():
-        key = int(key)
-    if not _is_integer(key):
-        raise SegfocusError(f"{source}: expected train ids 0, 1, 2, ... as keys, got {_short(key)}")
-    return key
+    if _is_integer(key) or (isinstance(key, str) and key.isdecimal()):
+        return int(key)
+    raise SegfocusError(f"{source}: expected train ids 0, 1, 2, ... as keys, got {_short(key)}")
 
 
 def _raw_values(values: Any, where: str) -> tuple[Raw, ...]:

@@ -102,7 +102,8 @@ class SegmentationDataset(Dataset[Sample]):
 
     def one_size(self) -> bool:
         """Whether all pictures have the same height and width."""
-        return len({self.size(index) for index in range(len(self))}) <= 1
+        first = self.size(0)
+        return all(self.size(index) == first for index in range(1, len(self)))
 
     def pixel_counts(self) -> np.ndarray:
         """Labelled pixels of each class over all masks, int64 [classes]; reads every mask once."""

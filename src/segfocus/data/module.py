@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import lightning
@@ -96,6 +97,20 @@ class ShardSampler(Sampler[int]):
         return iter(self.indices)
 
 
+class OneLineLoader(DataLoader):
+    """A DataLoader whose workers' SegfocusErrors arrive as the one line they were raised with.
+
+    torch hands on the text of the worker's whole traceback instead.
+    """
+
+    def __iter__(self) -> Any:
+        try:
+            yield from super().__iter__()
+        except SegfocusError as error:
+            marker = f"{SegfocusError.__module__}.{SegfocusError.__qualname__}: "
+            raise SegfocusError(str(error).rpartition(marker)[2].strip()) from None
+
+
 class SegmentationData(lightning.LightningDataModule):
     """Training and validation loaders of a recipe's data section.
 
@@ -175,7 +190,7 @@ class SegmentationData(lightning.LightningDataModule):
 
     def _loader(self, dataset: SegmentationDataset, batches: Sampler[list]) -> DataLoader:
         workers = self.config.workers
-        return DataLoader(
+        return OneLineLoader(
             dataset,
             batch_sampler=batches,
             num_workers=workers,

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from segfocus.errors import SegfocusError
 
@@ -95,6 +96,10 @@ def mask_kind(path: str | Path) -> str:
 def picture_size(path: str | Path) -> tuple[int, int]:
     """Height and width in pixels as `read_picture` gives them, from the head of the file."""
     with _open(path, None) as image:
+        if isinstance(image, PngImageFile) and not ("exif" in image.info or _has_exif_chunk(Path(path))):
+            return image.height, image.width  # asking Pillow would decode the whole picture
+        if image.format == "TIFF" and _orientation(image) != 1:
+            image.load()  # Pillow turns this format itself, some versions already at opening
         turned = _orientation(image) >= 5
         return (image.width, image.height) if turned else (image.height, image.width)
 
@@ -164,6 +169,18 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
+def _has_exif_chunk(path: Path) -> bool:
+    """Whether a PNG file has EXIF data behind its pixels, from the heads of its chunks."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind in (b"eXIf", b"IEND"):
+                return kind == b"eXIf"
+            file.seek(length + 4, 1)
+    return False
+
+
 def _upright(values: np.ndarray, image: Image.Image) -> np.ndarray:
     """Undo the EXIF orientation (1 to 8) of a height x width (x channels) array."""
     orientation = _orientation(image)
@@ -178,7 +195,7 @@ def _upright(values: np.ndarray, image: Image.Image) -> np.ndarray:
 
 def _bits(image: Image.Image) -> int:
     """Bits a channel: Pillow keeps only the upper eight of deep colour pictures and does not say so."""
-    if image.format == "PNG" and image.tile:
+    if isinstance(image, PngImageFile) and image.tile:
         return 16 if "16" in str(image.tile[0][3]) else 8
     if image.format == "TIFF":
         bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))

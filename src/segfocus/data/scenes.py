@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import colorsys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -29,6 +29,7 @@ _COARSE = np.array([0.10, 0.05, 0.06, 0.08, 0.22, 0.05, 0.08, 0.04, 0.02], np.fl
 _NORMAL_QUANTILES = np.array([NormalDist().inv_cdf((k + 0.5) / 256) for k in range(256)])
 
 Color = tuple[int, int, int]
+Real = float | int | np.integer
 
 
 @dataclass
@@ -42,21 +43,21 @@ class Canvas:
     vanishing: float
     """column where the road vanishes"""
 
-    def polygon(self, points: list[tuple[float, float]], color: Color, train_id: int | None) -> None:
+    def polygon(self, points: Sequence[tuple[Real, Real]], color: Color, train_id: int | None) -> None:
         """Filled polygon of (x, y) corners; train_id None leaves the labels as they are."""
         corners = np.round(np.array(points)).astype(np.int32)
         cv2.fillPoly(self.picture, [corners], color)
         if train_id is not None:
             cv2.fillPoly(self.labels, [corners], train_id)
 
-    def box(self, left: float, top: float, right: float, bottom: float, color: Color, train_id: int | None) -> None:
+    def box(self, left: Real, top: Real, right: Real, bottom: Real, color: Color, train_id: int | None) -> None:
         """Filled rectangle, corners included, at least one pixel wide."""
         first, last = (round(left), round(top)), (round(right), round(bottom))
         cv2.rectangle(self.picture, first, last, color, -1)
         if train_id is not None:
             cv2.rectangle(self.labels, first, last, train_id, -1)
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, color: Color, train_id: int | None) -> None:
+    def ellipse(self, x: Real, y: Real, rx: Real, ry: Real, color: Color, train_id: int | None) -> None:
         """Filled ellipse with half axes rx, ry."""
         center, axes = (round(x), round(y)), (max(1, round(rx)), max(1, round(ry)))
         cv2.ellipse(self.picture, center, axes, 0, 0, 360, color, -1)
@@ -92,7 +93,7 @@ def draw_scene(
 
 
 def _color(
-    rng: np.random.Generator, low: float, high: float, saturation: float, hue: tuple[float, float] = (0.0, 1.0)
+    rng: np.random.Generator, low: Real, high: Real, saturation: Real, hue: tuple[Real, Real] = (0.0, 1.0)
 ) -> Color:
     """Random colour: brightness between low and high (0 to 255), saturation up to the given one, hue in [0, 1]."""
     share = rng.uniform(0, saturation)
@@ -100,7 +101,7 @@ def _color(
     return (round(red), round(green), round(blue))
 
 
-def _scaled(color: Color, factor: float) -> Color:
+def _scaled(color: Color, factor: Real) -> Color:
     return (min(255, round(color[0] * factor)), min(255, round(color[1] * factor)), min(255, round(color[2] * factor)))
 
 
@@ -159,7 +160,7 @@ def _buildings(canvas: Canvas, rng: np.random.Generator) -> None:
         x += wide * rng.uniform(0.85, 1.1)
 
 
-def _building(canvas: Canvas, rng: np.random.Generator, frame: tuple[float, float, float, float]) -> None:
+def _building(canvas: Canvas, rng: np.random.Generator, frame: tuple[Real, Real, Real, Real]) -> None:
     left, top, right, bottom = frame
     wall = _color(rng, 50, 215, 0.6, (-0.03, 0.17) if rng.random() < 0.7 else (0.0, 1.0))
     canvas.box(left, top, right, bottom, wall, BUILDING)
@@ -207,7 +208,7 @@ def _things(canvas: Canvas, rng: np.random.Generator) -> None:
         drawer(canvas, rng, canvas.horizon + below, below)
 
 
-def _tree(canvas: Canvas, rng: np.random.Generator, foot: float, unit: float) -> None:
+def _tree(canvas: Canvas, rng: np.random.Generator, foot: Real, unit: Real) -> None:
     unit = max(unit, 0.12 * canvas.labels.shape[0])
     x = _beside_road(canvas, rng, foot)
     trunk, leaves = _color(rng, 30, 110, 0.5, (0.03, 0.12)), _color(rng, 40, 170, 0.75, (0.06, 0.42))
@@ -220,7 +221,7 @@ def _tree(canvas: Canvas, rng: np.random.Generator, foot: float, unit: float) ->
         canvas.ellipse(x + dx, foot - tall + dy, radius, radius, _scaled(leaves, rng.uniform(0.7, 1.25)), VEGETATION)
 
 
-def _vehicle(canvas: Canvas, rng: np.random.Generator, foot: float, unit: float) -> None:
+def _vehicle(canvas: Canvas, rng: np.random.Generator, foot: Real, unit: Real) -> None:
     unit = max(unit, 0.08 * canvas.labels.shape[0])
     x = canvas.vanishing + (rng.uniform(-0.1, 1.1) * canvas.labels.shape[1] - canvas.vanishing) * 0.9
     high = unit * rng.uniform(0.65, 0.9)
@@ -240,7 +241,7 @@ def _vehicle(canvas: Canvas, rng: np.random.Generator, foot: float, unit: float)
         canvas.ellipse(x + side * half, foot - 0.4 * high, 0.07 * high, 0.07 * high, light, None)
 
 
-def _person(canvas: Canvas, rng: np.random.Generator, foot: float, unit: float) -> None:
+def _person(canvas: Canvas, rng: np.random.Generator, foot: Real, unit: Real) -> None:
     unit = max(unit, 0.1 * canvas.labels.shape[0])
     x = rng.uniform(0.02, 0.98) * canvas.labels.shape[1]
     tall = unit * rng.uniform(0.9, 1.15)
@@ -261,7 +262,7 @@ def _person(canvas: Canvas, rng: np.random.Generator, foot: float, unit: float) 
     canvas.ellipse(x, foot - 0.91 * tall, 0.075 * tall, 0.09 * tall, skin, PERSON)
 
 
-def _pole(canvas: Canvas, rng: np.random.Generator, foot: float, unit: float) -> None:
+def _pole(canvas: Canvas, rng: np.random.Generator, foot: Real, unit: Real) -> None:
     unit = max(unit, 0.06 * canvas.labels.shape[0])
     x = _beside_road(canvas, rng, foot)
     shaft = _shaft(canvas, rng, x, foot, unit * rng.uniform(1.8, 3.2), unit)
@@ -272,7 +273,7 @@ def _pole(canvas: Canvas, rng: np.random.Generator, foot: float, unit: float) ->
         canvas.box(min(left, left + reach), top, max(right, right + reach), top + thick, shaft[3], POLE)
 
 
-def _sign(canvas: Canvas, rng: np.random.Generator, foot: float, unit: float) -> None:
+def _sign(canvas: Canvas, rng: np.random.Generator, foot: Real, unit: Real) -> None:
     unit = max(unit, 0.1 * canvas.labels.shape[0])
     x = _beside_road(canvas, rng, foot)
     left, top, right, _ = _shaft(canvas, rng, x, foot, unit * rng.uniform(1.25, 1.7), unit)
@@ -296,7 +297,7 @@ def _sign(canvas: Canvas, rng: np.random.Generator, foot: float, unit: float) ->
 
 
 def _shaft(
-    canvas: Canvas, rng: np.random.Generator, x: float, foot: float, tall: float, unit: float
+    canvas: Canvas, rng: np.random.Generator, x: Real, foot: Real, tall: Real, unit: Real
 ) -> tuple[int, int, int, Color]:
     """An upright pole from 1 px wide, darker or brighter than what is behind it; left, top, right, colour."""
     height, width = canvas.labels.shape
@@ -311,7 +312,7 @@ def _shaft(
     return left, top, left + wide - 1, color
 
 
-def _beside_road(canvas: Canvas, rng: np.random.Generator, foot: float) -> float:
+def _beside_road(canvas: Canvas, rng: np.random.Generator, foot: Real) -> float:
     """A column on the left or right of the road at row `foot`."""
     height, width = canvas.labels.shape
     row = canvas.labels[min(height - 1, max(0, round(foot)))]
@@ -330,7 +331,8 @@ def _light(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
     small = (max(2, height // 8), max(2, width // 8))
     coarse = cv2.resize(rng.standard_normal(small, dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     texture = 1 + _FINE[canvas.labels] * fine + _COARSE[canvas.labels] * coarse
-    texture *= np.linspace(*rng.uniform(0.75, 1.2, 2), width, dtype=np.float32)
+    left, right = rng.uniform(0.75, 1.2, 2)
+    texture *= np.linspace(left, right, width, dtype=np.float32)
     cast = (rng.uniform(0.65, 1.2) * rng.uniform(0.82, 1.18, 3)).astype(np.float32)
     lit = canvas.picture * texture[..., None] * cast
     levels = (_NORMAL_QUANTILES * rng.uniform(1.5, 7.0)).astype(np.float32)

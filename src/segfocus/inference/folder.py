@@ -48,7 +48,7 @@ def predict_folder(
     files are all there, written since, and newer than the picture are left alone.
 
     Args:
-        pictures: files and folders (searched recursively; what lies below `out` is left out).
+        pictures: files and folders (searched recursively; an `out` below a folder is left out).
         overwrite: write all anew, whatever `out` holds.
         progress: a bar on standard error where that is a terminal.
         on_error: called with each picture that could not be predicted, and why.
@@ -145,9 +145,9 @@ def _named_pictures(inputs: Sequence[Path], out: Path) -> dict[str, Path]:
         if folder.resolve() == below:
             raise SegfocusError(f"output folder {out} is also the pictures' folder; try another --out")
         found = list_pictures(given) if given.is_dir() else [given]
+        if given.resolve() in below.parents:  # what an earlier call wrote is no picture to predict
+            found = [path for path in found if below not in path.resolve().parents]
         for path in found:
-            if below in path.resolve().parents:
-                continue
             name = path.relative_to(folder).with_suffix("").as_posix()
             earlier = seen.setdefault(name.casefold(), path)  # some file systems do not tell a.png from A.png
             if earlier.resolve() != path.resolve():

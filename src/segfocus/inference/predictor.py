@@ -171,7 +171,7 @@ class Predictor:
             if picture.ndim == 2:
                 return np.repeat(picture[:, :, None], 3, axis=2)
             if picture.ndim == 3 and picture.shape[2] in (3, 4):
-                return np.ascontiguousarray(picture[:, :, :3])
+                return np.require(picture[:, :, :3], requirements=["C", "W"])  # torch warns of read-only memory
         raise SegfocusError(
             f"expected a uint8 picture height x width x 3, got {picture.dtype} of shape {picture.shape}; "
             "try (picture * 255).astype(np.uint8) when it is in [0, 1]"

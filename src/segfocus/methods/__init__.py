@@ -40,7 +40,11 @@ def method_options(name: str) -> list[str]:
 
 
 def build(
-    config: ModelConfig, num_classes: int, *, class_weights: Sequence[float] | None = None, pretrained: bool | None = None
+    config: ModelConfig,
+    num_classes: int,
+    *,
+    class_weights: Sequence[float] | None = None,
+    pretrained: bool | None = None,
 ) -> Segmenter:
     """Build the network of a recipe.
 

@@ -61,3 +61,9 @@ class Refiner(_Method):
         image: Float[Tensor, "batch channels height width"] | None = None,
     ) -> Output:
         """Probabilities in [0, 1] -> Output with refined logits at the same resolution."""
+
+
+def check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
+    """Raise a ValueError that lists what is valid; type annotations alone stop nobody at run time."""
+    if value not in valid:
+        raise ValueError(f"{name}: expected one of {', '.join(valid)}, got {value!r}")

@@ -36,7 +36,7 @@ from segfocus.backbone import Backbone
 from segfocus.data.classes import IGNORE
 from segfocus.layers import ChannelLayerNorm, ConvNormAct
 from segfocus.losses import boundary_cross_entropy, cross_entropy, ohem_cross_entropy, soft_dice
-from segfocus.methods.base import Segmenter
+from segfocus.methods.base import Segmenter, check_choice
 from segfocus.ops.boundaries import soft_boundary_target
 from segfocus.ops.resample import cell_labels, expand_blocks, resize
 from segfocus.ops.selection import block_means, random_scores, straight_through, top_k_masks
@@ -70,10 +70,10 @@ class Selector(nn.Module):
         self.score = nn.Conv2d(hidden, 1, 1)
 
     def forward(self, features: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch 1 rows columns"]:
-        # float32 even under autocast: half precision makes ties, and ties make the selection arbitrary
+        # float32 even under autocast: half precision makes ties, and ties make the selection arbitrary;
+        # written as a product and a sum because autocast would lower the precision of a convolution
         hidden = self.spatial(features).float()
-        with torch.autocast(hidden.device.type, enabled=False):
-            return self.score(hidden)
+        return (hidden * self.score.weight.float()[0]).sum(1, keepdim=True) + self.score.bias.float()
 
 
 class Context(nn.Module):
@@ -100,7 +100,9 @@ class Branch(nn.Module):
         self.spatial = nn.Conv2d(channels, channels, kernel, padding=padding, dilation=dilation, bias=False)
         self.norm = ChannelLayerNorm(channels) if norm == "layer" else nn.BatchNorm2d(channels)
 
-    def forward(self, context: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch channels rows columns"]:
+    def forward(
+        self, context: Float[Tensor, "batch channels rows columns"]
+    ) -> Float[Tensor, "batch channels rows columns"]:
         return functional.relu(self.norm(self.spatial(context)))
 
 
@@ -189,17 +191,13 @@ class FoRNet(Segmenter):
         auxiliary_weight: float = 0.4,
     ):
         super().__init__()
-        for name, value, valid in (
-            ("neck", neck, ("sum", "deepest")),
-            ("region", region, ("block", "cell")),
-            ("branch_norm", branch_norm, ("layer", "batch")),
-            ("mask_position", mask_position, ("output", "input")),
-            ("gradient", gradient, ("straight-through", "gate", "none")),
-            ("selector", selector, ("learned", "random")),
-            ("decoder", decoder, ("residual", "concat")),
-        ):
-            if value not in valid:
-                raise ValueError(f"{name}: expected one of {', '.join(valid)}, got {value!r}")
+        check_choice("neck", neck, ("sum", "deepest"))
+        check_choice("region", region, ("block", "cell"))
+        check_choice("branch_norm", branch_norm, ("layer", "batch"))
+        check_choice("mask_position", mask_position, ("output", "input"))
+        check_choice("gradient", gradient, ("straight-through", "gate", "none"))
+        check_choice("selector", selector, ("learned", "random"))
+        check_choice("decoder", decoder, ("residual", "concat"))
         if class_weights is not None and len(class_weights) != num_classes:
             raise ValueError(f"class_weights: expected {num_classes} values, got {len(class_weights)}")
         if block < 1:
@@ -243,9 +241,7 @@ class FoRNet(Segmenter):
             total = projected if total is None else total + projected
         return functional.relu(self.project_norm(total))
 
-    def select(
-        self, importance: Float[Tensor, "batch 1 rows columns"]
-    ) -> list[Bool[Tensor, "batch 1 rows columns"]]:
+    def select(self, importance: Float[Tensor, "batch 1 rows columns"]) -> list[Bool[Tensor, "batch 1 rows columns"]]:
         """M_i: one mask a branch on the cell grid, exact Top-K over regions."""
         regions = block_means(importance.detach(), self.block)
         if self.selection == "random":

@@ -30,7 +30,7 @@ _HOMES = {
     "scores_from_confusion": "confusion",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

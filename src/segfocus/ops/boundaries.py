@@ -10,7 +10,9 @@ from torch.nn import functional
 from segfocus.data.classes import IGNORE
 
 
-def boundary_pixels(target: Int[Tensor, "batch height width"], ignore: int = IGNORE) -> Bool[Tensor, "batch height width"]:
+def boundary_pixels(
+    target: Int[Tensor, "batch height width"], ignore: int = IGNORE
+) -> Bool[Tensor, "batch height width"]:
     """Labelled pixels that have another label among their 3x3 neighbours; ignored neighbours do not count."""
     labels = target[:, None].float()
     labelled = target[:, None] != ignore
@@ -20,7 +22,12 @@ def boundary_pixels(target: Int[Tensor, "batch height width"], ignore: int = IGN
 
 
 def soft_boundary_target(
-    target: Int[Tensor, "batch height width"], size: tuple[int, int], cell: int, reach: int = 2, decay: float = 0.5, ignore: int = IGNORE
+    target: Int[Tensor, "batch height width"],
+    size: tuple[int, int],
+    cell: int,
+    reach: int = 2,
+    decay: float = 0.5,
+    ignore: int = IGNORE,
 ) -> tuple[Float[Tensor, "batch 1 rows columns"], Bool[Tensor, "batch 1 rows columns"]]:
     """How near each cell of a coarse grid is to a class boundary (FoR-Net's selector target).
 

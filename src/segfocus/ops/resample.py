@@ -5,6 +5,7 @@ the coordinates (x, y) = (0, 0) in "pixel coordinates".  Resizing keeps the oute
 (align_corners=False).  Padding goes to the right and to the bottom only, so pixel coordinates never move.
 """
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
@@ -42,11 +43,15 @@ def pad_to_multiple(
 
 
 def expand_blocks(
-    blocks: Bool[Tensor, "batch 1 rows columns"] | Float[Tensor, "batch 1 rows columns"], block: int, size: tuple[int, int]
+    blocks: Bool[Tensor, "batch 1 rows columns"] | Float[Tensor, "batch 1 rows columns"],
+    block: int,
+    size: tuple[int, int],
 ) -> Bool[Tensor, "batch 1 _ _"] | Float[Tensor, "batch 1 _ _"]:
     """Repeat each value over its `block` x `block` cells, cut to `size` (height, width) where blocks stand over."""
-    cells = blocks.repeat_interleave(block, 2).repeat_interleave(block, 3)
-    return cells[:, :, : size[0], : size[1]]
+    # by index, not by repeating and cutting: that would fix "nothing to cut" when a graph is exported
+    rows = torch.arange(size[0], device=blocks.device) // block
+    columns = torch.arange(size[1], device=blocks.device) // block
+    return blocks[:, :, rows][:, :, :, columns]
 
 
 def cell_labels(

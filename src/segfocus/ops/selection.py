@@ -36,9 +36,7 @@ def top_k_masks(
     return [(rank < selected_count(ratio, rows * columns)).view(batch, 1, rows, columns) for ratio in ratios]
 
 
-def block_means(
-    scores: Float[Tensor, "batch 1 height width"], block: int
-) -> Float[Tensor, "batch 1 rows columns"]:
+def block_means(scores: Float[Tensor, "batch 1 height width"], block: int) -> Float[Tensor, "batch 1 rows columns"]:
     """Mean score of each `block` x `block` group of cells; blocks cut by the right or bottom edge count their own cells only."""
     if block == 1:
         return scores

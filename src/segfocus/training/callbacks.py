@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
 import math
-import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,58 +18,13 @@ from torch import Tensor
 from segfocus import checkpoint
 from segfocus.errors import SegfocusError
 from segfocus.files import write_atomically
+from segfocus.training.metrics_file import MetricsFile, score_columns
+from segfocus.training.state import RESUME, Plan, Progress, load_state, save_state
 from segfocus.training.task import SegmentationTask
-
-RESUME = "resume.ckpt"
 
 
 class Interrupted(Exception):
     """Ctrl-C arrived; everything up to the last finished step is saved."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands."""
-
-    step: int = 0
-    """finished optimiser steps"""
-    validated: int = 0
-    """step of the newest validation"""
-    best: float = -1.0
-    """highest validation mIoU so far"""
-    best_step: int = 0
-    minutes: float = 0.0
-    """wall-clock minutes of training, over all resumes"""
-    scores: dict[str, Any] = field(default_factory=dict)
-    """of the newest validation"""
-
-
-def save_state(path: Path, task: SegmentationTask, progress: Progress) -> None:
-    """Write everything a resume needs: plain values and tensors only, so that `weights_only` loading reads it."""
-    trainer = task.trainer
-    state = {
-        "progress": asdict(progress),
-        "model": task.model.state_dict(),
-        "average": task.average.model.state_dict() if task.average else None,
-        "optimizer": trainer.optimizers[0].state_dict(),
-        "precision": trainer.precision_plugin.state_dict(),
-    }
-    with write_atomically(path) as temporary:
-        torch.save(state, temporary)
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read `save_state`'s file; never unpickles anything but tensors and plain values.
-
-    Raises:
-        SegfocusError: missing or damaged.
-    """
-    if not path.is_file():
-        raise SegfocusError(f"resume: expected {path}, which does not exist; try training anew into another folder")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise SegfocusError(f"resume: expected a state written by segfocus, got a damaged {path}: {error}") from error
 
 
 class Recorder(L.Callback):
@@ -161,11 +110,10 @@ class Recorder(L.Callback):
             return
         self._tick()
         self._write_steps(task)
-        self._write(task, {"step": task.step, "minutes": round(progress.minutes, 4), **_flat(scores)})
+        self._write(task, {"step": task.step, "minutes": round(progress.minutes, 4), **score_columns(scores)})
         described = {**scores, "step": task.step, "epoch": round(task.step / self.plan.steps_per_epoch, 4)}
         for name in ("best", "last") if better else ("last",):
-            model: Any = task.evaluated
-            checkpoint.save(self.folder / f"{name}.safetensors", model, task.recipe, task.classes, described)
+            checkpoint.save(self.folder / f"{name}.safetensors", task.evaluated, task.recipe, task.classes, described)
         self._save_panel(task)
         self._save_state(task)
 
@@ -287,93 +235,3 @@ class Bar(L.Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """When a run validates and saves.  Validations lie evenly and the last one falls on the last step."""
-
-    total_steps: int
-    validate_every: int
-    save_every: int
-    steps_per_epoch: float
-
-    def validates(self, step: int) -> bool:
-        """Whether a validation follows step number `step` (counted from 1)."""
-        return step > 0 and (self.total_steps - step) % self.validate_every == 0
-
-    @property
-    def offset(self) -> int:
-        """What a step counter must be ahead for validations to fall on its multiples of `validate_every`."""
-        return -self.total_steps % self.validate_every
-
-
-class MetricsFile:
-    """A CSV file that is only ever appended to; a row goes to disk at once.  New columns extend the header.
-
-    After a resume from an earlier state the repeated steps appear twice; the later row counts.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.columns: list[str] = []
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                self.columns = next(csv.reader(file), [])
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Append one row; None leaves its cell empty."""
-        new = [key for key in row if key not in self.columns]
-        if new:
-            self._extend(new)
-        try:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self.columns, restval="").writerow(row)
-        except OSError as error:
-            raise SegfocusError(f"cannot write {self.path}: {error.strerror or error}; try freeing space") from error
-
-    def _extend(self, new: list[str]) -> None:
-        rows: list[dict[str, str]] = []
-        if self.path.is_file():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = [{key: value for key, value in row.items() if key} for row in csv.DictReader(file)]
-        self.columns += new
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-        with write_atomically(self.path) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
-
-
-def _flat(scores: dict[str, Any]) -> dict[str, Any]:
-    """Validation scores as columns."""
-    flat = {f"val_{key}": scores[key] for key in ("miou", "pixel_accuracy", "mean_accuracy")}
-    flat |= {f"val_boundary_iou_{distance}": value for distance, value in scores["boundary_iou"].items()}
-    return flat | {f"val_iou_{name}": value for name, value in scores["per_class"].items()}
-
-
-@contextlib.contextmanager
-def interruptible(stop: threading.Event, leader: bool) -> Iterator[None]:
-    """Turn the first Ctrl-C into `stop.set()`; a second one interrupts at once.
-
-    Processes other than the leader ignore Ctrl-C: the leader ends them.  Loader processes started inside inherit the
-    handler and go on, so that the step in work gets its data.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    main = os.getpid()
-
-    def handle(signum: int, frame: Any) -> None:
-        if not leader or os.getpid() != main:
-            return
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

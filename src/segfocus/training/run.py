@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-import datetime
-import logging
 import os
-import shutil
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +16,17 @@ from segfocus.errors import SegfocusError
 from segfocus.files import write_json, write_text
 from segfocus.recipe import Recipe, load_recipe
 from segfocus.training.evaluation import evaluate as evaluate
+from segfocus.training.folders import clear, existing_run, follower_folder, new_folder, told
+from segfocus.training.state import RESUME, Plan, Progress, load_state, make_plan
+from segfocus.training.surroundings import interruptible, surroundings
 
 if TYPE_CHECKING:
     import lightning as L
 
-    from segfocus.training.callbacks import Plan, Progress
+    from segfocus.methods.base import Segmenter
+
 
 # lightning takes seconds to import and only training needs it: it is imported inside the functions below
-
-_WRITTEN = ("recipe.yaml", "environment.json", "metrics.csv", "best.safetensors", "last.safetensors", "resume.ckpt")
-_WRITTEN_FOLDERS = ("panels", "tensorboard")
-_FOLDER_VARIABLE = "SEGFOCUS_RUN_FOLDER"  # tells the processes that Lightning starts where the run lives
 
 
 def train(
@@ -60,19 +54,19 @@ def train(
         KeyboardInterrupt: Ctrl-C; the state is saved and the message says how to resume.
     """
     begin = time.monotonic()
-    follower = _follower_folder()
+    follower = follower_folder()
     if follower is not None:
         return _fit(follower, load_recipe(follower / "recipe.yaml"), resume)
     if resume:
-        folder = _existing_run(out)
+        folder = existing_run(out)
         return _fit(folder, load_recipe(folder / "recipe.yaml"), resume)
     if recipe is None:
         raise SegfocusError("train: expected a recipe, got none; try segfocus.load_recipe('fornet-synthetic')")
-    folder = _new_folder(recipe, out, overwrite, name)
-    with _surroundings(recipe):
+    folder = new_folder(recipe, out, overwrite, name)
+    with surroundings(recipe):
         resolved, environment = _resolve(recipe, begin)
     if overwrite:
-        _clear(folder)
+        clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "environment.json", environment)
     write_text(folder / "recipe.yaml", resolved.to_yaml())
@@ -117,6 +111,10 @@ def _resolve(recipe: Recipe, begin: float) -> tuple[Recipe, dict[str, Any]]:
         raise SegfocusError(
             f"training.validate_every: expected epochs above 0, got {recipe.training.validate_every}; try 1"
         )
+    if not 0 <= recipe.training.ema_decay < 1:
+        raise SegfocusError(
+            f"training.ema_decay: expected 0 (off) or a value below 1, got {recipe.training.ema_decay}; try 0.999"
+        )
     environment = describe_environment(recipe.training.seed)
     data = _open_data(recipe)
     if recipe.model.class_weights == "masks":
@@ -147,7 +145,7 @@ def _open_data(recipe: Recipe) -> Any:
     return data
 
 
-def _build_model(recipe: Recipe, num_classes: int) -> torch.nn.Module:
+def _build_model(recipe: Recipe, num_classes: int) -> Segmenter:
     from segfocus.methods import build
 
     weights = recipe.model.class_weights
@@ -178,58 +176,6 @@ def _device(recipe: Recipe) -> torch.device:
     )
 
 
-# ------------------------------------------------------------------------------------------------------- run folders
-
-
-def _new_folder(recipe: Recipe, out: str | Path | None, overwrite: bool, name: str | None) -> Path:
-    if out is None:
-        name = name or f"{recipe.model.method}-{recipe.data.name}"
-        folder = Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        number = 1
-        while folder.exists():
-            number += 1
-            folder = folder.with_name(f"{folder.name.split('_')[0]}_{number}")
-        return folder
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise SegfocusError(f"run folder: expected a folder, got the file {folder}; try another --out")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise SegfocusError(
-            f"run folder: expected a new folder, got {folder}, which holds files; try another --out, --overwrite to "
-            f"replace the run in it, or --resume {folder} to go on with it"
-        )
-    return folder
-
-
-def _existing_run(out: str | Path | None) -> Path:
-    if out is None:
-        raise SegfocusError("resume: expected a run folder, got none; try --resume runs/NAME")
-    folder = Path(out)
-    if not (folder / "recipe.yaml").is_file():
-        raise SegfocusError(f"resume: expected a run folder with recipe.yaml, got {folder}; try ls runs")
-    return folder
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run wrote, and nothing else."""
-    for name in _WRITTEN:
-        (folder / name).unlink(missing_ok=True)
-    for name in _WRITTEN_FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _follower_folder() -> Path | None:
-    """The run folder when this process is one that Lightning started beside the first one."""
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        return None
-    if _FOLDER_VARIABLE not in os.environ:
-        raise SegfocusError(
-            "processes: expected one that starts the others, got ranks started from outside; "
-            "try --training.devices N without torchrun or srun"
-        )
-    return Path(os.environ[_FOLDER_VARIABLE])
-
-
 # -------------------------------------------------------------------------------------------------------- the fitting
 
 
@@ -243,7 +189,7 @@ def _fit(folder: Path, recipe: Recipe, resume: bool) -> Path:
     assert recipe.training.steps is not None
     L.seed_everything(recipe.training.seed, workers=True, verbose=False)
     state = _load_state(folder) if resume else None
-    progress = callbacks.Progress(**state["progress"]) if state else callbacks.Progress()
+    progress = Progress(**state["progress"]) if state else Progress()
     total = recipe.training.steps
     data = _open_data(recipe)
     plan = make_plan(total, recipe.training.validate_every, _steps_per_epoch(recipe, data), recipe.training.save_every)
@@ -259,7 +205,7 @@ def _fit(folder: Path, recipe: Recipe, resume: bool) -> Path:
         _restore(task, state)
     recorder = callbacks.Recorder(folder, progress, plan)
     leader = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    with _surroundings(recipe), callbacks.interruptible(recorder.stop, leader), _told(folder):
+    with surroundings(recipe), interruptible(recorder.stop, leader), told(folder):
         trainer = _trainer(folder, recipe, plan, [recorder, callbacks.Bar(progress, total)])
         if state:
             trainer.precision_plugin.load_state_dict(state["precision"])
@@ -277,15 +223,6 @@ def _fit(folder: Path, recipe: Recipe, resume: bool) -> Path:
                 f"stopped after step {progress.step} of {total}; go on with: segfocus train --resume {folder}"
             ) from None
     return folder
-
-
-def make_plan(total_steps: int, validate_every: float, steps_per_epoch: float, save_every: int) -> Plan:
-    """Validations about every `validate_every` epochs, evenly spread so that the last one follows the last step."""
-    from segfocus.training.callbacks import Plan
-
-    wanted = max(1, round(total_steps / (validate_every * steps_per_epoch)))
-    every = -(-total_steps // min(wanted, total_steps))
-    return Plan(total_steps, every, max(1, save_every), steps_per_epoch)
 
 
 def _trainer(folder: Path, recipe: Recipe, plan: Plan, callbacks: list[L.Callback]) -> L.Trainer:
@@ -325,8 +262,6 @@ def _loggers(folder: Path) -> Any:
 
 
 def _load_state(folder: Path) -> dict[str, Any] | None:
-    from segfocus.training.callbacks import RESUME, load_state
-
     # a run that was killed before its first save starts from its recipe
     return load_state(folder / RESUME) if (folder / RESUME).is_file() else None
 
@@ -351,53 +286,3 @@ def _end_others(trainer: L.Trainer) -> None:
         import signal
 
         kill(signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Tell the processes that Lightning starts which folder the run lives in."""
-    os.environ[_FOLDER_VARIABLE] = str(folder.resolve())
-    try:
-        yield
-    finally:
-        os.environ.pop(_FOLDER_VARIABLE, None)
-
-
-@contextlib.contextmanager
-def _surroundings(recipe: Recipe) -> Iterator[None]:
-    """Deterministic algorithms and quiet libraries, for the time of the run only."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filling = torch.utils.deterministic.fill_uninitialized_memory
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        for text in _THIRD_PARTY_WARNINGS:
-            warnings.filterwarnings("ignore", message=text)
-        if recipe.training.deterministic:
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and guards only against bugs
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-            torch.utils.deterministic.fill_uninitialized_memory = filling
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-_THIRD_PARTY_WARNINGS = (
-    # Lightning's advice on loader processes: the recipe says how many, and on two cores more are slower
-    r"The '\w+_dataloader' does not have many workers",
-    # Lightning counts modules in eval mode: networks may freeze parts of themselves on purpose
-    r"Found \d+ module\(s\) in eval mode",
-    # torch names operations without a deterministic form; the recipe asks for them where they exist
-    r".*does not have a deterministic implementation",
-    # two processes validate unequal numbers of pictures on purpose: none is repeated, so the scores are exact
-    r"Total length of `.*` across ranks is zero",
-    # Lightning uses a name that newer torch replaces
-    r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
-    # a resumed run has a loader of its own length
-    r"The number of training batches .* is smaller than the logging interval",
-)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segfocus.data.classes import Classes
-from segfocus.errors import SegfocusError
 from segfocus.metrics.torch_metrics import SegmentationScores
 from segfocus.output import Output
 from segfocus.recipe import Recipe
 from segfocus.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
+
+if TYPE_CHECKING:
+    from segfocus.methods.base import Segmenter
 
 
 class SegmentationTask(L.LightningModule):
@@ -27,7 +29,7 @@ class SegmentationTask(L.LightningModule):
     # a process may get no validation picture when there are more processes than pictures
     allow_zero_length_dataloader_with_multiple_devices = True
 
-    def __init__(self, model: nn.Module, recipe: Recipe, classes: Classes, total_steps: int, step: int = 0) -> None:
+    def __init__(self, model: Segmenter, recipe: Recipe, classes: Classes, total_steps: int, step: int = 0) -> None:
         super().__init__()
         self.model = model
         self.recipe = recipe
@@ -45,7 +47,7 @@ class SegmentationTask(L.LightningModule):
         self.average = WeightAverage(model, decay) if decay else None
 
     @property
-    def evaluated(self) -> nn.Module:
+    def evaluated(self) -> Segmenter:
         """The network that is validated and published: the averaged weights, or the trained ones without averaging."""
         return self.average.model if self.average else self.model
 
@@ -122,10 +124,11 @@ class SegmentationTask(L.LightningModule):
             return model(part).probabilities()
 
         def windowed(part: Tensor) -> Tensor:
+            if evaluation.window is None:
+                return whole(part)
             return sliding_window(whole, part, evaluation.window, evaluation.stride)
 
-        predict = whole if evaluation.window is None else windowed
-        return test_time_augmentation(predict, image, evaluation.scales, evaluation.flip).argmax(1), None
+        return test_time_augmentation(windowed, image, evaluation.scales, evaluation.flip).argmax(1), None
 
     def _in_layout(self, image: Tensor) -> Tensor:
         return image.contiguous(memory_format=torch.channels_last) if self.recipe.training.channels_last else image
@@ -142,14 +145,12 @@ class WeightAverage:
     Not a module: nothing of it is trained or synchronised between processes.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        if not 0 < decay < 1:
-            raise SegfocusError(f"training.ema_decay: expected 0 (off) or a value below 1, got {decay}; try 0.999")
+    def __init__(self, model: Segmenter, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: Segmenter, step: int) -> None:
         """Take in the weights after step number `step` (counted from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for averaged, current in zip(self.model.parameters(), model.parameters(), strict=True):

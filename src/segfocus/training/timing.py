@@ -21,6 +21,7 @@ from segfocus.training.optim import build_optimizer
 
 if TYPE_CHECKING:
     from segfocus.data.module import SegmentationData
+    from segfocus.methods.base import Segmenter
 
 NEEDED_GAIN = 1.1
 """bf16 must be this many times as fast as fp32 on a CPU to be chosen"""
@@ -28,7 +29,7 @@ _RESERVE = 0.02  # of a budget, for logs, checkpoints and start-up
 
 
 def choose_precision(
-    model: nn.Module, data: SegmentationData, recipe: Recipe, device: torch.device
+    model: Segmenter, data: SegmentationData, recipe: Recipe, device: torch.device
 ) -> tuple[str, dict[str, Any]]:
     """('32-true' | 'bf16-mixed' | '16-mixed', what was measured).
 
@@ -54,7 +55,7 @@ def choose_precision(
 
 
 def steps_for_budget(
-    model: nn.Module, data: SegmentationData, recipe: Recipe, device: torch.device, seconds: float
+    model: Segmenter, data: SegmentationData, recipe: Recipe, device: torch.device, seconds: float
 ) -> tuple[int, dict[str, Any]]:
     """(steps that fit into `seconds` including their validations, what was measured).
 
@@ -80,7 +81,7 @@ def steps_for_budget(
 class _Stepper:
     """Training steps on a copy of the network: the run's own weights and statistics stay untouched."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, device: torch.device, precision: str) -> None:
+    def __init__(self, model: Segmenter, recipe: Recipe, device: torch.device, precision: str) -> None:
         self.model = copy.deepcopy(model).to(device).train()
         self.device = device
         self.precision = precision
@@ -115,7 +116,7 @@ def _first(data: SegmentationData, recipe: Recipe) -> list[int]:
 
 
 def _seconds_per_step(
-    model: nn.Module, data: SegmentationData, recipe: Recipe, device: torch.device, longest: float
+    model: Segmenter, data: SegmentationData, recipe: Recipe, device: torch.device, longest: float
 ) -> float:
     stepper = _Stepper(model, recipe, device, recipe.training.precision)
     share = len(_first(data, recipe))
@@ -130,7 +131,7 @@ def _seconds_per_step(
         return (time.perf_counter() - begin) / count
 
 
-def _seconds_per_validation(model: nn.Module, data: SegmentationData, recipe: Recipe, device: torch.device) -> float:
+def _seconds_per_validation(model: Segmenter, data: SegmentationData, recipe: Recipe, device: torch.device) -> float:
     """Read, predict and score a few pictures one by one, scaled to all of them and shared by the processes."""
     network = copy.deepcopy(model).to(device).eval()
     counts = Counts(data.classes.num_classes, recipe.evaluation.boundary_distances)

@@ -1,0 +1,91 @@
+"""Recipes: keys, types, errors; every recipe of the package is complete, builds and runs one step."""
+
+import dataclasses
+
+import pytest
+import torch
+import yaml
+
+from segfocus.errors import SegfocusError, nearest
+from segfocus.methods import build
+from segfocus.recipe import Recipe, load_recipe, recipe_keys, recipe_names
+
+
+def test_a_recipe_survives_dictionary_and_yaml():
+    recipe = Recipe.from_dict(
+        {"data": {"crop": [64, 96]}, "model": {"class_weights": [1.0, 2.0], "options": {"ratio": 0.2}}}
+    )
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert Recipe.from_dict(yaml.safe_load(recipe.to_yaml())) == recipe
+    assert recipe.data.crop == [64, 96]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"dta": {}}, "unknown recipe key 'dta'; did you mean data"),
+        ({"data": {"bach_size": 4}}, "unknown recipe key 'data.bach_size'; did you mean data.batch_size"),
+        ({"data": {"batch_size": "many"}}, "data.batch_size.*many"),
+        ({"optimizer": {"name": "adam"}}, "optimizer.name.*adam"),
+        ({"data": 3}, "section 'data': expected a mapping of keys, got int"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(values, words):
+    with pytest.raises(SegfocusError, match=words) as caught:
+        Recipe.from_dict(values)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_recipes_and_broken_files(tmp_path):
+    with pytest.raises(SegfocusError, match="did you mean fornet-camvid"):
+        load_recipe("fornet-camvit")
+    with pytest.raises(SegfocusError, match="does not exist"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("data: [1, 2")
+    with pytest.raises(SegfocusError, match="expected YAML"):
+        load_recipe(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    with pytest.raises(SegfocusError, match="expected a mapping"):
+        load_recipe(tmp_path / "list.yaml")
+
+
+def test_nearest_lists_everything_when_nothing_is_near():
+    assert nearest("xyzzy", ["alpha", "beta"]) == "expected one of: alpha, beta"
+
+
+def test_every_field_has_a_help_text():
+    import docstring_parser
+
+    for section in dataclasses.fields(Recipe)[1:]:
+        config = type(getattr(Recipe(), section.name))
+        described = {item.arg_name for item in docstring_parser.parse_from_object(config).params if item.description}
+        assert described == {item.name for item in dataclasses.fields(config)}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipe_files_are_complete_and_never_fetch_weights(name):
+    from importlib import resources
+
+    text = (resources.files("segfocus") / "recipes" / f"{name}.yaml").read_text()
+    values = yaml.safe_load(text)
+    keys = ["description"] + [f"{section}.{key}" for section in list(values)[1:] for key in values[section]]
+    assert keys == recipe_keys()
+    recipe = load_recipe(name)
+    assert recipe.model.pretrained is False
+    lengths = [recipe.training.epochs, recipe.training.steps, recipe.training.minutes]
+    assert sum(length is not None for length in lengths) == 1
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_runs_one_step_on_generated_scenes(name):
+    from segfocus.data import open_dataset
+    from segfocus.recipe import DataConfig
+
+    recipe = load_recipe(name)
+    scenes = open_dataset(DataConfig(name="synthetic", synthetic_pictures=4, synthetic_size=[64, 64]), "train")
+    network = build(recipe.model, scenes.classes.num_classes)
+    sample = scenes[0]
+    output = network(sample["image"][None])
+    total = sum(network.loss(output, sample["target"][None]).values())
+    total.backward()
+    assert torch.isfinite(total)
