@@ -167,7 +167,7 @@ def focus(root: str, runs: Path, minutes: float) -> None:
             summarise(found)
             note = (
                 f"equal time: {minutes:g} minutes of training steps a row, turned into steps by CPU seconds per step "
-                "measured interleaved in one process, so that other work on the machine cannot favour a row; loading and "
+                "measured interleaved in one process, so that other work on the machine favours no row; loading and "
                 "validation excluded; CamVid val, last weights; a short budget: compare rows, not with the literature"
             )
             record(

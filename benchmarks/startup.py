@@ -14,10 +14,11 @@ import time
 from record import record
 
 REPEATS = 9
+CLI = "import sys; sys.argv = ['segfocus', {}]; from segfocus.cli import main; main()"
 STATEMENTS = {
     "python": "pass",
-    "segfocus --help": "import sys; sys.argv = ['segfocus', '--help']; from segfocus.cli import main; main()",
-    "segfocus train --help": "import sys; sys.argv = ['segfocus', 'train', '--help']; from segfocus.cli import main; main()",
+    "segfocus --help": CLI.format("'--help'"),
+    "segfocus train --help": CLI.format("'train', '--help'"),
     "import torch": "import torch",
     "import torch, segfocus": "import torch, segfocus",
     "import segfocus and its public names": "import segfocus; [getattr(segfocus, name) for name in segfocus.__all__]",

@@ -159,7 +159,7 @@ def main() -> None:
             results["loader"]["pictures_per_second"] / results["pictures_per_second_step_alone"], 2
         )
         results["training"] = whole_training(arguments.root)
-    note = "lite FoR-Net, 360x480, batch 8, 11 classes; medians; CPU time beside wall time because other work may share the machine"
+    note = "lite FoR-Net, 360x480, batch 8, 11 classes; medians; CPU time (all threads) beside wall time"
     print(record("train_speed", results, seeds=[0], note=note))
     print(json.dumps(results, indent=2))
 

@@ -99,17 +99,31 @@ def test_ratio_zero_is_the_network_without_focus_and_one_is_dense():
         off = network(image)
         maps = network.backbone(image)
         features = network.features(maps, (12, 16))
-        base = network.decoder(features, maps[0], None)
+        base = network.decoder(features, maps[0], None, (24, 32))
         network.ratios = [1.0] * 4
         dense = network(image)
         context = network.context(features)
         full = features + sum(branch(context) for branch in network.branches)
-        expected = network.decoder(full, maps[0], torch.ones(1, 1, 12, 16))
+        expected = network.decoder(full, maps[0], torch.ones(1, 1, 12, 16), (24, 32))
     assert not off.selected.any()
-    torch.testing.assert_close(off.logits[..., ::4, ::4].mean(), base.mean(), rtol=0.2, atol=0.05)
+    resized = torch.nn.functional.interpolate(base, size=(96, 128), mode="bilinear")
+    torch.testing.assert_close(off.logits, resized, rtol=1e-4, atol=1e-4)
     assert dense.selected.all()
     resized = torch.nn.functional.interpolate(expected, size=(96, 128), mode="bilinear")
     torch.testing.assert_close(dense.logits, resized, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("test_convnext", {}), ("test_efficientnet", {}), ("test_vit", {"dynamic_img_size": True}), ("test_resnet", {})],
+)
+def test_any_timm_backbone_trains(name, options):
+    network = FoRNet(build_backbone(name, pretrained=False, options=options), 4).train()
+    image, target = scene(70, 90)
+    output = network(image)
+    assert output.logits.shape == (1, 4, 70, 90)
+    sum(network.loss(output, target).values()).backward()
+    assert all(parameter.grad is not None for parameter in network.backbone.parameters() if parameter.requires_grad)
 
 
 def test_nested_ratios_give_nested_masks():

@@ -17,7 +17,7 @@ METHODS: dict[str, str] = {"fornet": "segfocus.methods.fornet:FoRNet"}
 """name -> where the class lives; classes are imported when asked for"""
 
 SUMMARIES: dict[str, str] = {
-    "fornet": "FoR-Net (Pan et al. 2026): a selector finds hard regions; only the Top-K get extra multi-scale convolutions",
+    "fornet": "FoR-Net (Pan et al. 2026): a selector finds hard regions; the Top-K get multi-scale convolutions",
 }
 
 

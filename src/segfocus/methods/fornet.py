@@ -118,9 +118,8 @@ class ResidualDecoder(nn.Module):
         self.refine_norm = ChannelLayerNorm(hidden)
         self.classify = nn.Conv2d(hidden, outputs, 1)
 
-    def forward(self, refined: Tensor, fine: Tensor, mask: Tensor | None) -> Tensor:
-        size = (fine.shape[-2], fine.shape[-1])
-        joined = self.join(resize(self.coarse(refined), size) + self.fine(fine))
+    def forward(self, refined: Tensor, fine: Tensor, mask: Tensor | None, size: tuple[int, int]) -> Tensor:
+        joined = self.join(resize(self.coarse(refined), size) + resize(self.fine(fine), size))
         if mask is not None:
             residual = functional.relu(self.refine_norm(self.refine(joined)))
             joined = joined + residual * resize(mask, size, "nearest")
@@ -136,9 +135,8 @@ class ConcatDecoder(nn.Module):
         self.mix = nn.Sequential(ConvNormAct(channels + 48, hidden, 3), ConvNormAct(hidden, hidden, 3))
         self.classify = nn.Conv2d(hidden, outputs, 1)
 
-    def forward(self, refined: Tensor, fine: Tensor, mask: Tensor | None) -> Tensor:
-        size = (fine.shape[-2], fine.shape[-1])
-        return self.classify(self.mix(torch.cat([resize(refined, size), self.fine(fine)], 1)))
+    def forward(self, refined: Tensor, fine: Tensor, mask: Tensor | None, size: tuple[int, int]) -> Tensor:
+        return self.classify(self.mix(torch.cat([resize(refined, size), resize(self.fine(fine), size)], 1)))
 
 
 class FoRNet(Segmenter):
@@ -287,7 +285,8 @@ class FoRNet(Segmenter):
             focus = self._weights(selected, importance).to(refined.dtype)
         else:
             refined, focus = features, None
-        logits = resize(self.decoder(refined, maps[0], focus), padded)
+        # stride 4 also where the backbone's finest map is coarser (vision transformers)
+        logits = resize(self.decoder(refined, maps[0], focus, (padded[0] // 4, padded[1] // 4)), padded)
         return Output(
             logits=logits[..., :height, :width],
             importance=importance,

@@ -37,7 +37,7 @@ def top_k_masks(
 
 
 def block_means(scores: Float[Tensor, "batch 1 height width"], block: int) -> Float[Tensor, "batch 1 rows columns"]:
-    """Mean score of each `block` x `block` group of cells; blocks cut by the right or bottom edge count their own cells only."""
+    """Mean score of each `block` x `block` group of cells; ragged blocks average the cells they have."""
     if block == 1:
         return scores
     height, width = scores.shape[-2:]

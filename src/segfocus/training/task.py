@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segfocus.data.classes import Classes
 from segfocus.metrics.torch_metrics import SegmentationScores
