@@ -41,6 +41,8 @@ class Backbone(nn.Module, ABC):
         super().__init__()
         self.channels, self.strides = tuple(channels), tuple(strides)
         self.multiple, self.minimum = multiple, 2 * max(strides)
+        self.mean: Tensor
+        self.std: Tensor
         # in the state dict, so that a checkpoint cannot be used with other constants
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))

@@ -38,13 +38,12 @@ def cross_entropy(
 ) -> Float[Tensor, ""]:
     """Weighted mean cross-entropy of the labelled pixels, in nats (binary cross-entropy for one channel)."""
     if logits.shape[1] > 1:
-        # the fused kernel needs a third of the memory; a weight of 1 keeps an all-ignored batch at 0, not 0/0
-        labelled = (target != ignore_index).sum() if class_weights is None else None
-        weights = None if class_weights is None else class_weights.to(logits).float()
+        # the fused kernel needs a third of the memory of a loss a pixel; the divisor of an all-ignored batch is not 0
+        labelled = target != ignore_index
+        weights = None if class_weights is None else class_weights.to(logits.device).float()
         total = functional.cross_entropy(logits.float(), target, weights, ignore_index=ignore_index, reduction="sum")
-        if labelled is None:
-            labelled = (weights[target.masked_fill(target == ignore_index, 0)] * (target != ignore_index)).sum()
-        return total / labelled.clamp(min=1e-6)
+        share = labelled.sum() if weights is None else weights[target[labelled]].sum()
+        return total / share.clamp(min=1e-6)
     entropy, weight = pixel_cross_entropy(logits, target, ignore_index, class_weights)
     return entropy.sum() / weight.sum().clamp(min=1e-6)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
+import torch.utils._pytree
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -70,7 +72,7 @@ def _unflatten(values, names: tuple) -> Output:
     return Output(**dict(zip(names, values, strict=True)))
 
 
-def _flatten_with_keys(output: Output):
+def _flatten_with_keys(output: Output) -> tuple[list[tuple[Any, Any]], tuple]:
     values, names = _flatten(output)
     keys = [torch.utils._pytree.GetAttrKey(name) for name in names]
     return list(zip(keys, values, strict=True)), names

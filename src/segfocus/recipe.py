@@ -197,7 +197,6 @@ class _RecipeDumper(yaml.SafeDumper):
 
 
 _RecipeDumper.add_representer(list, _RecipeDumper.represent_list)
-_RecipeDumper.add_representer(tuple, _RecipeDumper.represent_list)
 
 
 @functools.cache

@@ -73,7 +73,8 @@ class Selector(nn.Module):
         # float32 even under autocast: half precision makes ties, and ties make the selection arbitrary;
         # written as a product and a sum because autocast would lower the precision of a convolution
         hidden = self.spatial(features).float()
-        return (hidden * self.score.weight.float()[0]).sum(1, keepdim=True) + self.score.bias.float()
+        assert self.score.bias is not None
+        return (hidden * self.score.weight.float()).sum(1, keepdim=True) + self.score.bias.float()
 
 
 class Context(nn.Module):
@@ -223,6 +224,7 @@ class FoRNet(Segmenter):
         build_decoder = ResidualDecoder if decoder == "residual" else ConcatDecoder
         self.decoder = build_decoder(channels, backbone.channels[0], decoder_channels, outputs)
         self.auxiliary = nn.Conv2d(channels, outputs, 1) if auxiliary_weight > 0 else None
+        self.class_weights: Tensor | None
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
