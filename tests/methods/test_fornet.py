@@ -126,6 +126,15 @@ def test_any_timm_backbone_trains(name, options):
     assert all(parameter.grad is not None for parameter in network.backbone.parameters() if parameter.requires_grad)
 
 
+def test_without_focus_what_is_idle_does_not_train():
+    network = FoRNet(LiteBackbone(), 4, ratio=0.0).train()
+    image, target = scene(64, 64)
+    sum(network.loss(network(image), target).values()).backward()
+    for name, parameter in network.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    assert not any(parameter.requires_grad for parameter in network.branches.parameters())
+
+
 def test_nested_ratios_give_nested_masks():
     network = FoRNet.released(build_backbone("resnet18", pretrained=False, output_stride=8), 4, channels=32)
     importance = torch.rand(2, 1, 9, 11)

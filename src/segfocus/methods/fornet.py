@@ -225,6 +225,13 @@ class FoRNet(Segmenter):
         self.decoder = build_decoder(channels, backbone.channels[0], decoder_channels, outputs)
         self.auxiliary = nn.Conv2d(channels, outputs, 1) if auxiliary_weight > 0 else None
         self.class_weights: Tensor | None
+        if max(self.ratios) == 0:
+            # never used: without this, processes that train together would wait for gradients that never come
+            idle = [self.context, *self.branches]
+            if isinstance(self.decoder, ResidualDecoder):
+                idle += [self.decoder.refine, self.decoder.refine_norm]
+            for module in idle:
+                module.requires_grad_(False)
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import segfocus
+from segfocus.allocator import allocator_setting
 
 _PACKAGES = (
     "torch",
@@ -36,6 +37,7 @@ def describe_environment(seed: int) -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "accelerator": _accelerator(),
+        "allocator": allocator_setting(),
         "seed": seed,
         "git_commit": git_commit(Path(segfocus.__file__).parent),
         "command": sys.argv,

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 import segfocus
 from segfocus.errors import SegfocusError
 from segfocus.metrics.scores import Counts
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from segfocus.checkpoint import Checkpoint
+    from segfocus.data.classes import Classes
     from segfocus.inference.predictor import Prediction
 
 
@@ -52,13 +55,11 @@ def evaluate(
     data = data or loaded.recipe.data
     split = split or data.val_split
     evaluation = evaluation or loaded.recipe.evaluation
-    dataset = open_dataset(data, split)
-    trained, found = loaded.classes.num_classes, dataset.classes.num_classes
-    if trained != found:
-        raise SegfocusError(
-            f"evaluate: expected a dataset of the checkpoint's {trained} classes, got {found} in {data.name} "
-            f"{split}; try --data.classes with the classes file of the training"
-        )
+    # the checkpoint's own classes read its own dataset, also where the classes file has gone or was never needed
+    own = data.name == loaded.recipe.data.name and data.classes in (None, loaded.recipe.data.classes)
+    dataset = open_dataset(data, split, classes=loaded.classes if own else None)
+    _same_classes(loaded.classes, dataset.classes, f"{data.name} {split}")
+    trained = loaded.classes.num_classes
     predictor = Predictor(
         loaded,
         window=evaluation.window,
@@ -69,7 +70,7 @@ def evaluate(
         max_pixels=data.max_pixels,
     )
     counts = Counts(trained, evaluation.boundary_distances)
-    for index in range(len(dataset)):
+    for index in tqdm(range(len(dataset)), "evaluate", unit="picture", disable=None, leave=False):
         picture, target = dataset.read(index)
         prediction = predictor(picture)
         counts.update(target, prediction.labels)
@@ -87,3 +88,18 @@ def evaluate(
         "segfocus": segfocus.__version__,
     }
     return {**counts.summary(loaded.classes), "how": how}
+
+
+def _same_classes(trained: Classes, found: Classes, where: str) -> None:
+    """Refuse other classes, also as many in another order: their scores would mean nothing."""
+    if trained.num_classes != found.num_classes:
+        raise SegfocusError(
+            f"evaluate: expected a dataset of the checkpoint's {trained.num_classes} classes, got {found.num_classes} in "
+            f"{where}; try --data.classes with the classes file of the training"
+        )
+    for number, (expected, got) in enumerate(zip(trained.names, found.names, strict=True)):
+        if expected != got:
+            raise SegfocusError(
+                f"evaluate: expected the checkpoint's class {number} to be '{expected}', got '{got}' in {where}; "
+                "try a classes file with the names and the order of the training"
+            )

@@ -12,7 +12,16 @@ from pathlib import Path
 from segfocus.errors import SegfocusError
 from segfocus.recipe import Recipe
 
-_WRITTEN = ("recipe.yaml", "environment.json", "metrics.csv", "best.safetensors", "last.safetensors", "resume.ckpt")
+_WRITTEN = (
+    "recipe.yaml",
+    "environment.json",
+    "metrics.csv",
+    "best.safetensors",
+    "last.safetensors",
+    "resume.ckpt",
+    "scores.json",
+    "report.html",
+)
 _WRITTEN_FOLDERS = ("panels", "tensorboard")
 _FOLDER_VARIABLE = "SEGFOCUS_RUN_FOLDER"  # tells the processes that Lightning starts where the run lives
 
