@@ -111,7 +111,7 @@ def test_evaluate_refuses_a_dataset_of_other_classes(run, tmp_path):
     with pytest.raises(SegfocusError, match="expected a dataset of the checkpoint's 9 classes, got 2"):
         evaluate(run / "last.safetensors", data, "all", device="cpu")
     names = list(checkpoint.read_metadata(run / "last.safetensors").classes.names)
-    swapped = {number: name for number, name in enumerate([names[1], names[0], *names[2:]])}
+    swapped = dict(enumerate([names[1], names[0], *names[2:]]))
     (tmp_path / "classes.yaml").write_text(json.dumps({"classes": swapped}))
     data = dataclasses.replace(data, classes=str(tmp_path / "classes.yaml"))
     with pytest.raises(SegfocusError, match="class 0 to be 'sky', got 'road'"):

@@ -94,8 +94,8 @@ def _same_classes(trained: Classes, found: Classes, where: str) -> None:
     """Refuse other classes, also as many in another order: their scores would mean nothing."""
     if trained.num_classes != found.num_classes:
         raise SegfocusError(
-            f"evaluate: expected a dataset of the checkpoint's {trained.num_classes} classes, got {found.num_classes} in "
-            f"{where}; try --data.classes with the classes file of the training"
+            f"evaluate: expected a dataset of the checkpoint's {trained.num_classes} classes, got {found.num_classes} "
+            f"in {where}; try --data.classes with the classes file of the training"
         )
     for number, (expected, got) in enumerate(zip(trained.names, found.names, strict=True)):
         if expected != got:
