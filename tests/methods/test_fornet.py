@@ -122,6 +122,7 @@ def test_any_timm_backbone_trains(name, options):
     image, target = scene(70, 90)
     output = network(image)
     assert output.logits.shape == (1, 4, 70, 90)
+    assert output.importance.shape == output.selected.shape == (1, 1, 9, 12)  # cells that touch the picture
     sum(network.loss(output, target).values()).backward()
     assert all(parameter.grad is not None for parameter in network.backbone.parameters() if parameter.requires_grad)
 

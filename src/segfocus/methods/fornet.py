@@ -296,10 +296,12 @@ class FoRNet(Segmenter):
             refined, focus = features, None
         # stride 4 also where the backbone's finest map is coarser (vision transformers)
         logits = resize(self.decoder(refined, maps[0], focus, (padded[0] // 4, padded[1] // 4)), padded)
+        # cells that lie in the padding alone are nobody's business
+        rows, columns = -(-height // CELL), -(-width // CELL)
         return Output(
             logits=logits[..., :height, :width],
-            importance=importance,
-            selected=selected,
+            importance=importance[..., :rows, :columns],
+            selected=selected[..., :rows, :columns],
             boundary_logits=selector_logits,
             aux_logits=aux_logits,
         )
