@@ -389,3 +389,17 @@ def test_describe_a_recipe_and_a_checkpoint(capsys, trained, tmp_path):
     code, out, _ = run(capsys, "describe", str(trained / "best.safetensors"), "--size", "48x64")
     assert code == 0
     assert "name: synthetic" in out
+
+
+def test_what_masks_are_taken_for_is_said_once(capsys, tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(4):
+        Image.fromarray(np.full((40, 40, 3), 40 * number, np.uint8)).save(tmp_path / "images" / f"{number}.png")
+        Image.fromarray((np.eye(40) * 255).astype(np.uint8)).save(tmp_path / "masks" / f"{number}.png")
+    folders = ["--data.images", str(tmp_path / "images"), "--data.masks", str(tmp_path / "masks")]
+    length = ["--training.steps", "1", "--data.crop", "32", "32", "--data.batch_size", "2", "--data.workers", "0"]
+    cpu = ["--training.accelerator", "cpu", "--training.precision", "32-true", "--out", str(tmp_path / "run")]
+    assert main(["train", "fornet-folder", *folders, *length, *cpu]) == 0
+    said = capsys.readouterr().err
+    assert said.count("note: masks hold only 0 and 255: 255 is read as class foreground") == 1

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from segfocus import __version__
-from segfocus.console import say, table
+from segfocus.console import notices, say, table
 from segfocus.errors import SegfocusError, nearest
 
 VERBS = {
@@ -75,5 +75,9 @@ def _run(arguments: list[str]) -> int:
 
     tune_allocator()  # before anything allocates large blocks
     function = getattr(import_module("segfocus.verbs"), "list_" if verb == "list" else verb)
-    function(rest)
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        with notices():
+            function(rest)
+    else:  # a process that a multi-process run started: the first one speaks for all
+        function(rest)
     return 0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from typing import Literal
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "plain": "0"}
@@ -25,6 +28,34 @@ def styled(text: str, style: Style, stream) -> str:
     if style == "plain" or os.environ.get("NO_COLOR") or not stream.isatty():
         return text
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m"
+
+
+class _Notices(logging.Handler):
+    """Shows what the package's parts report (which kind of masks was found, ...), each message once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.shown: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self.shown:
+            self.shown.add(text)
+            say(f"note: {text}", error=True)
+
+
+@contextlib.contextmanager
+def notices() -> Iterator[None]:
+    """Show the messages of the logger 'segfocus' on standard error inside this block."""
+    logger, handler = logging.getLogger("segfocus"), _Notices()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def table(rows: list[tuple[str, str]], indent: int = 2) -> str:
