@@ -22,6 +22,8 @@ from typing import Any
 
 from record import record
 
+from segfocus.files import write_json
+
 SEEDS = (0, 1, 2)
 ROWS: dict[str, dict[str, Any]] = {
     "learned selection, K = 25 %": {},
@@ -34,6 +36,7 @@ KEPT = ("miou", "per_class", "pixel_accuracy", "mean_accuracy", "boundary_iou", 
 def curve(run: Path) -> None:
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     steps = {int(row["step"]): row for row in rows if row["loss"]}
+    validations = {int(row["step"]): row for row in rows if row["val_miou"]}  # of a repeated one the later counts
     points = [
         {
             "epoch": round(float(steps[int(row["step"])]["epoch"]), 1),
@@ -41,8 +44,7 @@ def curve(run: Path) -> None:
             "val_miou": round(float(row["val_miou"]), 5),
             "val_boundary_iou_3": round(float(row["val_boundary_iou_3"]), 5),
         }
-        for row in rows
-        if row["val_miou"]
+        for row in validations.values()
     ]
     last = steps[max(steps)]
     scores = json.loads((run / "scores.json").read_text())
@@ -122,8 +124,13 @@ def step_seconds() -> dict[str, float]:
 
 
 def focus(root: str, runs: Path, minutes: float) -> None:
-    seconds = step_seconds()
-    steps = {name: round(60 * minutes / value) for name, value in seconds.items()}
+    plan = runs / "steps.json"  # measured once: a second call goes on with the same lengths
+    if not plan.is_file():
+        measured = step_seconds()
+        lengths = {name: round(60 * minutes / value) for name, value in measured.items()}
+        write_json(plan, {"minutes": minutes, "seconds": measured, "steps": lengths})
+    known = json.loads(plan.read_text())
+    minutes, seconds, steps = known["minutes"], known["seconds"], known["steps"]
     print(seconds, steps, flush=True)
     found: dict[str, Any] = {}
     for seed in SEEDS:

@@ -55,15 +55,22 @@ def test_other_channel_counts():
     [
         ({"name": "resnet19"}, "resnet18"),
         ({"name": "lyte"}, "did you mean lite"),
-        ({"name": "swin_tiny_patch4_window7_224", "output_stride": 8}, "timm refused the options"),
+        ({"name": "swin_tiny_patch4_window7_224", "output_stride": 8}, "timm refused it"),
         ({"name": "lite", "output_stride": 8}, "expected output_stride 32"),
         ({"name": "lite", "options": {"width": 3}}, "expected the options widths and depths"),
         ({"name": "lite", "options": {"widths": [8, 8]}}, "expected 5 widths"),
+        ({"name": "lite", "options": {"widths": 5}}, "expected a list for widths, got 5"),
     ],
 )
 def test_wrong_backbones_are_refused(arguments, words):
     with pytest.raises(SegfocusError, match=words):
         build_backbone(pretrained=False, **arguments)
+
+
+def test_a_size_that_a_backbone_does_not_take_is_one_line():
+    backbone = build_backbone("test_vit", pretrained=False)
+    with pytest.raises(SegfocusError, match=r"no pictures of 96x96 px.*dynamic_img_size"):
+        backbone(torch.rand(1, 3, 96, 96))
 
 
 def test_weights_that_cannot_be_fetched_name_the_way_on(monkeypatch):
@@ -83,6 +90,7 @@ def test_weights_that_cannot_be_fetched_name_the_way_on(monkeypatch):
         (ModelConfig(method="fornett"), "did you mean fornet"),
         (ModelConfig(options={"ratios": 0.2}), "unknown option 'ratios'; did you mean ratio"),
         (ModelConfig(options={"ratio": 2.0}), "method fornet: ratio: expected"),
+        (ModelConfig(options={"branches": 5}), "method fornet: "),
         (ModelConfig(options={"class_weights": [1.0]}), "unknown option 'class_weights'"),
     ],
 )

@@ -6,6 +6,7 @@ Any timm model with `features_only` works; `lite` is our own trunk for networks 
 from __future__ import annotations
 
 import difflib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -26,8 +27,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Backbone(nn.Module, ABC):
     """Picture in [0, 1] -> list of feature maps "batch channels h w", finest first.
 
-    `channels` and `strides` describe the maps; `multiple` and `minimum` (pixels) the sizes that `normalize` pads to,
-    so that every map's size is exactly the padded size over its stride and the coarsest has at least 2x2 cells.
+    `channels` and `strides` describe the maps; `multiple` and `minimum` (pixels) the sizes that `normalize` pads to, so
+    that the coarsest map has at least 2x2 cells.  A map has ceil(padded size / stride) cells; its cell (r, c) begins at
+    pixel (r * stride, c * stride): go from one map to another by strides (`ops.resample.enlarge`), not by sizes.
     """
 
     def __init__(
@@ -85,14 +87,28 @@ class TimmBackbone(Backbone):
         mean = configuration.get("mean", IMAGENET_MEAN) if in_channels == 3 else (0.5,) * in_channels
         std = configuration.get("std", IMAGENET_STD) if in_channels == 3 else (0.25,) * in_channels
         super().__init__(
-            [channels[index] for index in kept], [strides[index] for index in kept], max(strides), mean, std
+            [channels[index] for index in kept],
+            [strides[index] for index in kept],
+            math.lcm(max(strides), 8),  # networks here work on grids of stride 4 and 8 beside the backbone's own
+            mean,
+            std,
         )
         self.network = network
         self.kept = kept
         self.channels_last_maps = str(getattr(network, "output_fmt", None) or "NCHW").endswith("NHWC")
 
     def maps(self, normalized: Float[Tensor, "batch channels _ _"]) -> list[Tensor]:
-        maps = self.network(normalized)
+        height, width = normalized.shape[-2:]
+        if torch.compiler.is_compiling():
+            maps = self.network(normalized)
+        else:
+            try:
+                maps = self.network(normalized)
+            except AssertionError as error:  # how timm refuses a size it was not built for
+                raise SegfocusError(
+                    f"backbone {type(self.network).__name__}: it takes no pictures of {height}x{width} px: {error}; "
+                    "try --model.backbone_options.dynamic_img_size true, or backbone_options.img_size"
+                ) from error
         # the finer maps are dropped after the forward: `out_indices` would renumber stages in some families
         maps = [maps[index] for index in self.kept]
         return [m.permute(0, 3, 1, 2) if self.channels_last_maps else m for m in maps]
@@ -116,8 +132,8 @@ def _create(name: str, pretrained: bool, in_channels: int, output_stride: int | 
         ) from error
     except (TypeError, ValueError, NotImplementedError, AssertionError, RuntimeError) as error:
         raise SegfocusError(
-            f"backbone '{name}': timm refused the options {extra or '{}'}: {error}; "
-            "try without output_stride, or change model.backbone_options"
+            f"backbone '{name}': timm refused it (pretrained {str(pretrained).lower()}, options {extra}): {error}; "
+            "try --model.pretrained false, or other model.backbone_options"
         ) from error
 
 
@@ -146,7 +162,8 @@ class LiteBackbone(Backbone):
         depths: Sequence[int] = (1, 1, 2, 2),
         in_channels: int = 3,
     ):
-        if len(widths) != 5 or len(depths) != 4:
+        numbers = [*widths, *depths]
+        if len(widths) != 5 or len(depths) != 4 or not all(isinstance(n, int) and n >= 0 for n in numbers):
             raise SegfocusError(f"lite backbone: expected 5 widths and 4 depths, got {list(widths)} and {list(depths)}")
         colours = in_channels == 3
         super().__init__(
@@ -191,4 +208,7 @@ def build_backbone(
         raise SegfocusError(
             f"backbone 'lite': expected the options widths and depths, got {', '.join(sorted(unknown))}"
         )
+    for key, value in (options or {}).items():
+        if not isinstance(value, list | tuple):
+            raise SegfocusError(f"backbone 'lite': expected a list for {key}, got {value!r}")
     return LiteBackbone(in_channels=in_channels, **(options or {}))

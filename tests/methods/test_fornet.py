@@ -1,5 +1,6 @@
 """FoR-Net: the contract on the lite and the released network, and what the paper and its released model fix."""
 
+import json
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from segfocus.backbone import LiteBackbone, build_backbone
 from segfocus.losses import cross_entropy, soft_dice
 from segfocus.methods.base import check_choice
-from segfocus.methods.fornet import CELL, FoRNet
+from segfocus.methods.fornet import CELL, RELEASED, FoRNet
 from segfocus.ops.selection import selected_count
 from tests.contract import SegmenterContract, scene
 
@@ -123,6 +124,8 @@ def test_any_timm_backbone_trains(name, options):
     output = network(image)
     assert output.logits.shape == (1, 4, 70, 90)
     assert output.importance.shape == output.selected.shape == (1, 1, 9, 12)  # cells that touch the picture
+    assert output.boundary_logits.shape[-2:] == output.aux_logits["base"].shape[-2:] == (9, 12)
+    assert output.selected[:, :, ::4, ::4].sum() == selected_count(0.25, 9)  # 3x3 blocks: padding does not count
     sum(network.loss(output, target).values()).backward()
     assert all(parameter.grad is not None for parameter in network.backbone.parameters() if parameter.requires_grad)
 
@@ -194,7 +197,8 @@ def test_loss_terms_are_what_they_are_named():
         ({"ratio": 1.5}, "shares of the regions"),
         ({"ratio": [0.1, 0.2]}, "one a branch"),
         ({"class_weights": [1.0]}, "expected 4 values"),
-        ({"block": 0}, "at least 1 cell"),
+        ({"block": 0}, "at least 1"),
+        ({"branches": [(2, 1)]}, "odd kernels"),
     ],
 )
 def test_wrong_options_are_refused(options, words):
@@ -211,3 +215,12 @@ def test_wrong_choices_are_refused():
 def test_fewer_than_two_classes_are_refused():
     with pytest.raises(ValueError, match="at least two classes"):
         FoRNet(LiteBackbone(), 1)
+
+
+def test_the_reference_recipe_is_the_released_network():
+    from segfocus.recipe import load_recipe
+
+    model = load_recipe("fornet-reference").model
+    assert (model.backbone, model.backbone_options) == ("resnet101", {"output_stride": 8})
+    as_lists = json.loads(json.dumps(RELEASED))
+    assert model.options == as_lists

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segfocus.ops.resample import cell_labels, pad_to_multiple, resize
+from segfocus.ops.resample import cell_labels, enlarge, pad_to_multiple, resize
 
 
 def slow_bilinear(maps, size):
@@ -52,3 +52,13 @@ def test_cell_labels_take_the_centre_and_ignore_what_lies_outside():
     labels = torch.arange(12 * 20).view(1, 12, 20)
     cells = cell_labels(labels, (2, 3), 8, 255)
     assert cells[0].tolist() == [[4 * 20 + 4, 4 * 20 + 12, 255], [255, 255, 255]]
+
+
+def test_enlarging_follows_strides_where_coarse_cells_stand_over():
+    """A ramp of x positions keeps its values, although 3 cells of 32 px cover more than 10 cells of 8 px."""
+    coarse = (torch.arange(3.0) * 32 + 15.5).view(1, 1, 1, 3)  # x of the cells' centres, in pixels
+    fine = enlarge(coarse, 32, 8, (1, 10))
+    inside = (torch.arange(10.0) * 8 + 3.5)[2:10]  # between the centres of the first and the last coarse cell
+    torch.testing.assert_close(fine[0, 0, 0, 2:10], inside)
+    stretched = resize(coarse, (1, 10))
+    assert (stretched[0, 0, 0, 2:10] - inside).abs().max() > 2

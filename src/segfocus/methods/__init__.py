@@ -17,7 +17,7 @@ METHODS: dict[str, str] = {"fornet": "segfocus.methods.fornet:FoRNet"}
 """name -> where the class lives; classes are imported when asked for"""
 
 SUMMARIES: dict[str, str] = {
-    "fornet": "FoR-Net (Pan et al. 2026): a selector finds hard regions; the Top-K get multi-scale convolutions",
+    "fornet": "FoR-Net (Pan et al. 2026): a selector finds hard regions; multi-scale convolutions refine the Top-K",
 }
 
 
@@ -73,5 +73,5 @@ def build(
     )
     try:
         return cls(backbone, num_classes, class_weights=class_weights, **config.options)  # type: ignore[call-arg]
-    except ValueError as error:
-        raise SegfocusError(f"method {config.method}: {error}") from error
+    except (TypeError, ValueError) as error:  # of the wrong kind, or refused
+        raise SegfocusError(f"method {config.method}: {' '.join(str(error).split())}") from error

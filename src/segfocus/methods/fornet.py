@@ -38,7 +38,7 @@ from segfocus.layers import ChannelLayerNorm, ConvNormAct
 from segfocus.losses import boundary_cross_entropy, cross_entropy, ohem_cross_entropy, soft_dice
 from segfocus.methods.base import Segmenter, check_choice
 from segfocus.ops.boundaries import soft_boundary_target
-from segfocus.ops.resample import cell_labels, expand_blocks, resize
+from segfocus.ops.resample import cell_labels, enlarge, expand_blocks, resize
 from segfocus.ops.selection import block_means, random_scores, straight_through, top_k_masks
 from segfocus.output import Output, logit_channels
 
@@ -199,8 +199,11 @@ class FoRNet(Segmenter):
         check_choice("decoder", decoder, ("residual", "concat"))
         if class_weights is not None and len(class_weights) != num_classes:
             raise ValueError(f"class_weights: expected {num_classes} values, got {len(class_weights)}")
-        if block < 1:
-            raise ValueError(f"block: expected at least 1 cell, got {block}")
+        if not isinstance(block, int) or block < 1:
+            raise ValueError(f"block: expected a whole number of cells, at least 1, got {block}")
+        for kernel, dilation in branches:
+            if kernel < 1 or kernel % 2 == 0 or dilation < 1:
+                raise ValueError(f"branches: expected odd kernels and dilations from 1, got ({kernel}, {dilation})")
         self.num_classes = num_classes
         self.ratios = [float(ratio)] * len(branches) if isinstance(ratio, (int, float)) else [float(r) for r in ratio]
         if len(self.ratios) != len(branches):
@@ -244,7 +247,7 @@ class FoRNet(Segmenter):
         """F: the coarse maps, projected, resized to the grid and summed."""
         total = None
         for index, project in zip(self.coarse, self.project, strict=True):
-            projected = resize(project(maps[index]), grid)
+            projected = enlarge(project(maps[index]), self.backbone.strides[index], CELL, grid)
             total = projected if total is None else total + projected
         return functional.relu(self.project_norm(total))
 
@@ -285,7 +288,10 @@ class FoRNet(Segmenter):
         features = self.features(maps, grid)
         selector_logits = self.selector(features)
         importance = selector_logits.sigmoid()
-        masks = self.select(importance)
+        # cells that lie in the padding alone are nobody's business: not selected, not counted, not handed out
+        rows, columns = -(-height // CELL), -(-width // CELL)
+        room = (0, grid[1] - columns, 0, grid[0] - rows)
+        masks = [functional.pad(mask, room) for mask in self.select(importance[..., :rows, :columns])]
         selected = masks[self.ratios.index(max(self.ratios))]
         aux_logits = {} if self.auxiliary is None else {"base": self.auxiliary(features)}
         if max(self.ratios) > 0:
@@ -296,14 +302,12 @@ class FoRNet(Segmenter):
             refined, focus = features, None
         # stride 4 also where the backbone's finest map is coarser (vision transformers)
         logits = resize(self.decoder(refined, maps[0], focus, (padded[0] // 4, padded[1] // 4)), padded)
-        # cells that lie in the padding alone are nobody's business
-        rows, columns = -(-height // CELL), -(-width // CELL)
         return Output(
             logits=logits[..., :height, :width],
             importance=importance[..., :rows, :columns],
             selected=selected[..., :rows, :columns],
-            boundary_logits=selector_logits,
-            aux_logits=aux_logits,
+            boundary_logits=selector_logits[..., :rows, :columns],
+            aux_logits={name: value[..., :rows, :columns] for name, value in aux_logits.items()},
         )
 
     def loss(self, output: Output, target: Int[Tensor, "batch height width"]) -> dict[str, Tensor]:

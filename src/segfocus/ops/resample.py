@@ -27,6 +27,19 @@ def resize(
     raise ValueError(f"expected mode bilinear or nearest, got {mode!r}")
 
 
+def enlarge(
+    maps: Float[Tensor, "batch channels _ _"], stride: int, new_stride: int, size: tuple[int, int]
+) -> Float[Tensor, "batch channels _ _"]:
+    """From a grid of cells of `stride` pixels to one of `new_stride` (bilinear), cut to `size` cells.
+
+    Positions follow the strides, not the sizes: where a coarse map's last cells stand over the picture (a map of
+    ceil(height / stride) rows), stretching it to the fine grid's size would move everything by up to a cell.
+    """
+    height, width = maps.shape[-2:]
+    exact = resize(maps, (height * stride // new_stride, width * stride // new_stride))
+    return exact[..., : size[0], : size[1]]
+
+
 def pad_to_multiple(
     image: Float[Tensor, "batch channels height width"], multiple: int, minimum: int
 ) -> Float[Tensor, "batch channels _ _"]:
