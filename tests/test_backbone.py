@@ -68,7 +68,7 @@ def test_wrong_backbones_are_refused(arguments, words):
 
 
 def test_a_size_that_a_backbone_does_not_take_is_one_line():
-    backbone = build_backbone("test_vit", pretrained=False)
+    backbone = build_backbone("vit_tiny_patch16_224", pretrained=False, options={"depth": 1, "out_indices": (0,)})
     with pytest.raises(SegfocusError, match=r"no pictures of 96x96 px.*dynamic_img_size"):
         backbone(torch.rand(1, 3, 96, 96))
 
