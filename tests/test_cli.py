@@ -267,7 +267,7 @@ def test_allocator_keeps_large_blocks_for_reuse():
         "faults()\n"
         "print(done, allocator_setting(), faults())\n"
     )
-    environment = {key: value for key, value in os.environ.items() if key != allocator.VARIABLE}
+    environment = {**os.environ, allocator.VARIABLE: "tuned"}  # which says nothing about another process
     answers = [started("-c", script, word, env=environment).stdout.split() for word in ("yes", "no")]
     if answers[0][0] == "False":
         pytest.skip("not glibc")

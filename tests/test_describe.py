@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from segfocus.describe import DEFAULT_CLASSES, describe, described_recipe, text_of
+from segfocus.errors import SegfocusError
 from segfocus.methods import build
 from segfocus.recipe import ModelConfig, Recipe
 
@@ -81,3 +82,11 @@ def test_text_holds_the_recipe_and_the_numbers():
     assert "method: fornet" in text
     assert "for one picture of 64 x 96" in text
     assert "5 x 64 x 96" in text
+
+
+@pytest.mark.parametrize("count", [0, 1, -3])
+def test_fewer_than_two_classes_are_refused(count):
+    with pytest.raises(SegfocusError, match=f"--num-classes: expected two or more, got {count}"):
+        described_recipe("fornet-camvid", {}, count)
+    with pytest.raises(SegfocusError, match="expected two or more"):
+        describe(recipe_of(), count)

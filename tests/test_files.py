@@ -2,6 +2,10 @@
 
 import errno
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +50,52 @@ def test_a_full_disk_is_said_in_one_line(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert path.read_bytes() == b"earlier"
     assert [entry.name for entry in tmp_path.iterdir()] == ["labels.png"]
+
+
+# the system refuses every file above the limit, as it refuses what does not fit on a full disk
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from segfocus import checkpoint
+from segfocus.data.classes import Classes
+from segfocus.errors import SegfocusError
+from segfocus.training.state import save_state, Progress
+from tests.training.scenes import tiny_recipe
+from types import SimpleNamespace as Some
+
+folder = Path(sys.argv[1])
+model = torch.nn.Linear(300, 300)
+part = Some(state_dict=lambda: {})
+task = Some(model=model, average=None, trainer=Some(optimizers=[part], precision_plugin=part))
+classes = Classes.from_dict({"classes": {0: "sky", 1: "road"}})
+writers = [
+    lambda: checkpoint.save(folder / "best.safetensors", model, tiny_recipe(), classes),
+    lambda: save_state(folder / "resume.ckpt", task, Progress()),
+]
+for write in writers:
+    write()
+before = {path.name: path.read_bytes() for path in folder.iterdir()}
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+for write in writers:
+    try:
+        write()
+    except SegfocusError as error:
+        assert "\\n" not in str(error)
+        print(error)
+assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+"""
+
+
+def test_checkpoints_and_states_that_do_not_fit_leave_the_earlier_ones(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    lines = answer.stdout.splitlines()
+    assert [Path(line.removeprefix("cannot write ").split(":")[0]).name for line in lines] == [
+        "best.safetensors",
+        "resume.ckpt",
+    ]
+    assert all("File too large" in line for line in lines)

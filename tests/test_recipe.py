@@ -89,3 +89,17 @@ def test_every_recipe_runs_one_step_on_generated_scenes(name):
     total = sum(network.loss(output, sample["target"][None]).values())
     total.backward()
     assert torch.isfinite(total)
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "r.yaml"
+    path.write_bytes(b"description: \xff\xfe")
+    with pytest.raises(SegfocusError, match=r"readable YAML file, got .*decode"):
+        load_recipe(path)
+
+    def denied(*arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(path), "read_text", denied)
+    with pytest.raises(SegfocusError, match=r"readable YAML file, got .*Permission denied"):
+        load_recipe(path)

@@ -61,6 +61,20 @@ def test_enlarge_repeats_cells():
     assert set(viz.enlarge(grid, (5, 7)).flat) == set(range(6))
 
 
+def test_enlarge_draws_square_cells_from_the_top_left():
+    grid = np.arange(13 * 21).reshape(13, 21)  # cells of 8 px over a picture of 97 x 161: the last show 1 px
+    assert (viz.enlarge(grid, (97, 161)) == np.kron(grid, np.ones((8, 8), int))[:97, :161]).all()
+    assert (viz.enlarge(grid, (104, 168)) == np.kron(grid, np.ones((8, 8), int))).all()
+    drawn = viz.outline(np.full((97, 161, 3), 90, np.uint8), grid == 22)  # row 1, column 1: pixels 8 to 15
+    lit = np.argwhere((drawn == 255).all(-1))
+    assert (lit.min(0).tolist(), lit.max(0).tolist()) == ([8, 8], [15, 15])
+
+
+def test_enlarge_stretches_a_grid_that_no_square_cells_explain():
+    stretched = viz.enlarge(np.arange(3)[None], (4, 7))
+    assert stretched.tolist() == [[0, 0, 0, 1, 1, 2, 2]] * 4
+
+
 def test_heat_map_gets_lighter_with_the_value():
     ramp = np.linspace(0, 1, 64, dtype=np.float32)[None]
     luma = viz.heat_map(ramp) @ np.array([0.299, 0.587, 0.114])

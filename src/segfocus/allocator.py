@@ -15,6 +15,7 @@ import os
 import platform
 
 VARIABLE = "SEGFOCUS_ALLOCATOR"
+_process = {"setting": "default"}  # what mallopt was told: glibc has no way to ask
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
@@ -22,7 +23,7 @@ def tune_allocator() -> bool:
     """Set glibc's allocator for large tensors; True when it was set.
 
     Nothing happens, and False is returned, on other systems and where SEGFOCUS_ALLOCATOR=default.
-    After success SEGFOCUS_ALLOCATOR reads 'tuned', so that runs can record it and child processes do the same.
+    Settings hold for this process and those it forks; a program that it starts has to call this itself.
     """
     if os.environ.get(VARIABLE) == "default" or platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return False
@@ -35,10 +36,10 @@ def tune_allocator() -> bool:
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 256 << 20))
     done = [mallopt(option, value) == 1 for option, value in settings]
     if all(done):
-        os.environ[VARIABLE] = "tuned"
+        _process["setting"] = "tuned"
     return all(done)
 
 
 def allocator_setting() -> str:
-    """'tuned' or 'default', for the record a run keeps of its environment."""
-    return "tuned" if os.environ.get(VARIABLE) == "tuned" else "default"
+    """'tuned' or 'default': what holds in this process, for the record a run keeps of its environment."""
+    return _process["setting"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import segfocus
 from segfocus.data.classes import Classes
 from segfocus.errors import SegfocusError
-from segfocus.files import write_atomically
+from segfocus.files import write_bytes
 from segfocus.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def save(
     Raises:
         SegfocusError: the file cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialise
 
     tensors = {name: _stored(tensor, half) for name, tensor in model.state_dict().items()}
     described = {
@@ -77,8 +77,8 @@ def save(
         "classes": classes.to_dict(),
         "scores": _strict(scores or {}),
     }
-    with write_atomically(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(described, allow_nan=False)})
+    # in memory first: safetensors has an error of its own for a full disk
+    write_bytes(path, serialise(tensors, metadata={_KEY: json.dumps(described, allow_nan=False)}))
 
 
 def load(path: str | Path, device: str = "cpu") -> Checkpoint:

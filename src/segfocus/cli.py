@@ -57,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader (head, less) has gone: what is still buffered has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a last resort: whatever was not told better where it happened
+        if error.filename is None:
+            raise
+        say(f"segfocus: error: {error.filename}: {error.strerror}", error=True, style="red")
+        return 2
     except SystemExit as end:  # jsonargparse ends --help this way
         return end.code if isinstance(end.code, int) else 0
 

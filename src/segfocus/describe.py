@@ -8,6 +8,7 @@ from typing import Any
 
 import segfocus
 from segfocus.data import dataset_classes
+from segfocus.errors import SegfocusError
 from segfocus.options import changed
 from segfocus.recipe import Recipe, load_recipe
 
@@ -23,11 +24,20 @@ def described_recipe(
     """Recipe and number of classes of a recipe name, a recipe file or a checkpoint.
 
     The number is None where only the user's own classes file could tell it.
+
+    Raises:
+        SegfocusError: `num_classes` below two, or given for a checkpoint.
     """
+    _check_classes(num_classes)
     if Path(what).suffix == ".safetensors":
         from segfocus.checkpoint import read_metadata
 
         metadata = read_metadata(what)
+        if num_classes is not None:
+            raise SegfocusError(
+                f"--num-classes: expected none with a checkpoint, which says its own, got {num_classes}; "
+                f"{what} has {metadata.classes.num_classes}"
+            )
         return changed(metadata.recipe, changes), metadata.classes.num_classes
     recipe = changed(load_recipe(what), changes)
     if num_classes is not None:
@@ -56,6 +66,7 @@ def describe(recipe: Recipe, num_classes: int | None = None, size: tuple[int, in
 
     from segfocus.methods import build
 
+    _check_classes(num_classes)
     height, width = size or recipe.data.crop or DEFAULT_SIZE
     with torch.device("meta"):
         model = build(
@@ -82,6 +93,11 @@ def describe(recipe: Recipe, num_classes: int | None = None, size: tuple[int, in
         "recipe": recipe.to_dict(),
         "segfocus": segfocus.__version__,
     }
+
+
+def _check_classes(num_classes: int | None) -> None:
+    if num_classes is not None and num_classes < 2:
+        raise SegfocusError(f"--num-classes: expected two or more, got {num_classes}")
 
 
 def text_of(found: dict[str, Any]) -> str:

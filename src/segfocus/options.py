@@ -176,9 +176,20 @@ def overrides(values: Namespace, sections: Iterable[str]) -> dict[str, dict[str,
             if isinstance(value, list) and (value == [None] or (len(value) == 1 and isinstance(value[0], str))):
                 value = value[0]
             elif isinstance(value, dict):
-                value = {key: yaml.safe_load(item) if isinstance(item, str) else item for key, item in value.items()}
+                value = {
+                    key: _from_yaml(item, f"--{section}.{name}.{key}") if isinstance(item, str) else item
+                    for key, item in value.items()
+                }
             found.setdefault(section, {})[name] = value
     return found
+
+
+def _from_yaml(text: str, option: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or "no YAML"
+        raise SegfocusError(f"{option}: expected a YAML value, got {text!r} ({problem}); try '[1, 2]'") from error
 
 
 def changed(recipe: Recipe, changes: dict[str, dict[str, Any]]) -> Recipe:

@@ -25,7 +25,7 @@ class Output:
     importance: Float[Tensor, "batch 1 importance_height importance_width"] | None = None
     """how hard a region is expected to be, in [0, 1], on the method's own grid"""
     selected: Bool[Tensor, "batch 1 importance_height importance_width"] | None = None
-    """regions that received extra computation, on the same grid as `importance`"""
+    """regions that were refined, on the same grid as `importance`"""
     boundary_logits: Float[Tensor, "batch 1 boundary_height boundary_width"] | None = None
     """logit of a cell lying on a class boundary"""
     offsets: Float[Tensor, "batch 2 offset_height offset_width"] | None = None

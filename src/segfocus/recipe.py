@@ -31,11 +31,11 @@ class DataConfig:
     masks: str | None = None
     """folder reader: training masks, paired with the pictures by relative path without extension"""
     val_images: str | None = None
-    """folder reader: validation pictures; without it a seeded share of the training pairs is held out"""
+    """folder reader: validation pictures; without it a share of the training pairs, told by their names, is held out"""
     val_masks: str | None = None
     """folder reader: validation masks"""
     val_share: float = 0.15
-    """folder reader: share of the training pairs held out for validation when val_images is not given"""
+    """folder reader: share (about) of the training pairs held out for validation when val_images is not given"""
     classes: str | None = None
     """classes file (YAML: raw mask values to names); the reader's own classes when not given"""
     train_split: str = "train"
@@ -246,13 +246,16 @@ def load_recipe(name_or_file: str | Path) -> Recipe:
     """Read a recipe that comes with the package (by name) or a YAML file (by path).
 
     Raises:
-        SegfocusError: no such recipe (nearest names offered), not YAML, unknown keys or wrong types.
+        SegfocusError: no such recipe (nearest names offered), not readable, not YAML, unknown keys or wrong types.
     """
     path = Path(name_or_file)
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
             raise SegfocusError(f"recipe file: expected a YAML file, got {path}, which does not exist")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SegfocusError(f"recipe {path}: expected a readable YAML file, got {_one_line(error)}") from error
     elif str(name_or_file) in recipe_names():
         text = (resources.files("segfocus") / "recipes" / f"{name_or_file}.yaml").read_text(encoding="utf-8")
     else:

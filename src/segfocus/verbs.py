@@ -10,10 +10,22 @@ from typing import TYPE_CHECKING, Any
 from segfocus.console import say, table
 from segfocus.errors import SegfocusError, nearest
 from segfocus.options import add_recipe_options, changed, overrides, parse, verb_parser
+from segfocus.prediction_options import (
+    add_max_pixels,
+    add_prediction_options,
+    check_target,
+    evaluation_changes,
+    max_pixels_changes,
+    one_of_each,
+    pair,
+)
+from segfocus.prediction_options import size as size_of
 from segfocus.recipe import load_recipe, recipe_names
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+    from jsonargparse import Namespace
+
+    from segfocus.recipe import DataConfig
 
 SECTIONS = ("data", "model", "optimizer", "training", "evaluation")
 SHIPPED = "weights/fornet_lite_camvid.safetensors"
@@ -35,9 +47,10 @@ def train(arguments: list[str]) -> None:
     parser.add_argument("--out", metavar="DIR", help="run folder [runs/RECIPE-YYYYMMDD-HHMMSS]")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing run folder")
     parser.add_argument("--resume", metavar="DIR", help="go on with a stopped run, to the end its recipe says")
+    add_max_pixels(parser)
     add_recipe_options(parser, SECTIONS)
     values = parse(parser, arguments)
-    changes = overrides(values, SECTIONS)
+    changes = max_pixels_changes(values, overrides(values, SECTIONS))
     if values.resume is not None:
         run = _resume(values, changes)
     elif values.recipe is None:
@@ -116,24 +129,32 @@ def evaluate(arguments: list[str]) -> None:
         "those of the checkpoint's recipe.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .safetensors file of a run folder")
-    parser.add_argument("--split", metavar="NAME", help="split of the data set [the recipe's data.val_split]")
+    parser.add_argument(
+        "--split",
+        metavar="NAME",
+        help="split of the data set [the recipe's data.val_split; all of --data.images where that is given]",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the scores there")
     parser.add_argument("--report", metavar="DIR", help="write report.html there")
     parser.add_argument("--worst", type=int, default=12, metavar="N", help="pictures in the report [12]")
-    _add_prediction_options(parser)
+    add_prediction_options(parser)
+    add_max_pixels(parser)
     parser.add_argument("--boundary-distances", metavar="N,N", help="distances of the Boundary IoU in pixels [1,3,5]")
     add_recipe_options(parser, ["data"])
     values = parse(parser, arguments)
+    check_target(values.json, "--json")
+    check_target(values.report, "--report", folder=Path(values.report or "").suffix.lower() not in {".html", ".htm"})
     from segfocus.checkpoint import read_metadata
     from segfocus.files import write_json
     from segfocus.report.runs import evaluate_and_report
 
     metadata = read_metadata(values.checkpoint)
-    recipe = changed(metadata.recipe, {**overrides(values, ["data"]), "evaluation": _evaluation_changes(values)})
+    changes = max_pixels_changes(values, overrides(values, ["data"]))
+    recipe = changed(metadata.recipe, {**changes, "evaluation": evaluation_changes(values)})
     scores, report = evaluate_and_report(
         Path(values.checkpoint),
         recipe,
-        values.split or recipe.data.val_split,
+        values.split or _split(recipe.data, changes.get("data", {})),
         report=None if values.report is None else Path(values.report),
         device=values.device,
         worst=values.worst,
@@ -145,6 +166,12 @@ def evaluate(arguments: list[str]) -> None:
         say(f"scores  {values.json}")
     if report is not None:
         say(f"report  {report}", style="bold")
+
+
+def _split(data: DataConfig, given: dict[str, Any]) -> str:
+    """Of pictures named for this evaluation all are scored: holding out a share of them has no sense."""
+    named = data.name == "folder" and given.get("images") is not None
+    return "all" if named and not {"val_images", "val_split"} & set(given) else data.val_split
 
 
 def predict(arguments: list[str]) -> None:
@@ -164,26 +191,27 @@ def predict(arguments: list[str]) -> None:
         help="labels (8-bit train ids), color, overlay, probabilities (npz float16) [labels,overlay]",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results of earlier runs")
-    parser.add_argument("--max-pixels", type=int, metavar="N", help="larger pictures are refused [180000000]")
-    _add_prediction_options(parser)
+    add_max_pixels(parser)
+    add_prediction_options(parser)
     values = parse(parser, arguments)
     checkpoint, pictures = _checkpoint_and_pictures(values.inputs)
-    kinds = _one_of_each(values.save, SAVES)
+    kinds = one_of_each(values.save, SAVES)
     from segfocus.checkpoint import read_metadata
 
-    recipe = changed(read_metadata(checkpoint).recipe, {"evaluation": _evaluation_changes(values)})
+    changes = max_pixels_changes(values, {"evaluation": evaluation_changes(values)})
+    recipe = changed(read_metadata(checkpoint).recipe, changes)
     from segfocus.inference.folder import predict_folder
     from segfocus.inference.predictor import Predictor
 
     how = recipe.evaluation
     predictor = Predictor(
         checkpoint,
-        window=_pair(how.window),
-        stride=_pair(how.stride),
+        window=pair(how.window),
+        stride=pair(how.stride),
         scales=tuple(how.scales),
         flip=how.flip,
         device=values.device,
-        max_pixels=values.max_pixels or recipe.data.max_pixels,
+        max_pixels=recipe.data.max_pixels,
     )
     written = predict_folder(
         predictor, [Path(item) for item in pictures], Path(values.out), save=kinds, overwrite=values.overwrite
@@ -244,78 +272,24 @@ def describe(arguments: list[str]) -> None:
     )
     parser.add_argument("what", metavar="RECIPE|CHECKPOINT", help="recipe name, YAML file or .safetensors file")
     parser.add_argument("--size", metavar="HxW", help="picture size [the recipe's crop, else 512x1024]")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="where the recipe does not say its classes [19]")
+    parser.add_argument(
+        "--num-classes", type=int, metavar="N", help="2 or more, for the recipe's own; not with a checkpoint"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the numbers there")
     add_recipe_options(parser, ["data", "model"])
     values = parse(parser, arguments)
+    check_target(values.json, "--json")
     from segfocus.describe import describe as describe_network
     from segfocus.describe import described_recipe, text_of
 
     recipe, classes = described_recipe(values.what, overrides(values, ["data", "model"]), values.num_classes)
-    size = None if values.size is None else _sizes(values.size, "--size", 2)
+    size = None if values.size is None else size_of(values.size, "--size")
     found = describe_network(recipe, classes, size)
     say(text_of(found))
     if values.json is not None:
         from segfocus.files import write_json
 
         write_json(values.json, found)
-
-
-def _add_prediction_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--window", metavar="HxW", help="sliding window in pixels, or 'none' [as in the recipe]")
-    parser.add_argument("--stride", metavar="HxW", help="step of the window in pixels [two thirds of the window]")
-    parser.add_argument("--scales", metavar="X,X", help="scales whose predictions are averaged [as in the recipe]")
-    parser.add_argument("--flip", action="store_true", help="average with the prediction of the mirrored picture")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps [auto]")
-
-
-def _evaluation_changes(values: Namespace) -> dict[str, Any]:
-    """The given prediction options as fields of the recipe's evaluation section."""
-    changes: dict[str, Any] = {}
-    for name in ("window", "stride"):
-        given = values.get(name)
-        if given is not None:
-            changes[name] = None if given == "none" else list(_sizes(given, f"--{name}", 2))
-    if changes.get("window", ...) is None:
-        changes["stride"] = None
-    if values.scales is not None:
-        changes["scales"] = _numbers(values.scales, "--scales", float)
-    if values.flip:
-        changes["flip"] = True
-    if values.get("boundary_distances") is not None:
-        changes["boundary_distances"] = _numbers(values.boundary_distances, "--boundary-distances", int)
-    return changes
-
-
-def _numbers(text: str, option: str, kind: type) -> list[Any]:
-    try:
-        numbers = [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise SegfocusError(f"{option}: expected numbers like 1,2,3, got '{text}'") from None
-    if any(number <= 0 for number in numbers):
-        raise SegfocusError(f"{option}: expected numbers above 0, got '{text}'")
-    return numbers
-
-
-def _sizes(text: str, option: str, count: int) -> tuple[int, int]:
-    parts = text.lower().replace(",", "x").split("x")
-    if len(parts) != count or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise SegfocusError(f"{option}: expected HEIGHTxWIDTH in pixels, for example 360x480, got '{text}'")
-    return int(parts[0]), int(parts[1])
-
-
-def _pair(values: list[int] | None) -> tuple[int, int] | None:
-    return None if values is None else (values[0], values[1])
-
-
-def _one_of_each(text: str, valid: tuple[str, ...]) -> tuple[str, ...]:
-    kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    for kind in kinds:
-        if kind not in valid:
-            raise SegfocusError(f"--save: unknown '{kind}'; {nearest(kind, valid)}")
-    if not kinds:
-        raise SegfocusError(f"--save: expected some of {','.join(valid)}, got nothing")
-    return kinds
 
 
 def _show_scores(scores: dict[str, Any]) -> None:

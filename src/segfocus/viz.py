@@ -1,8 +1,8 @@
 """Pictures of label maps, importance and errors.
 
 Pure functions: NumPy arrays in, new uint8 "height width 3" RGB arrays out; nothing is changed in place.
-A label map holds train ids; 255 is void.  Grids (importance, selected) span the whole picture, however coarse,
-and are enlarged by repeating cells, so that what is shown is what the method decided.  Imports no torch.
+A label map holds train ids; 255 is void.  Grids (importance, selected) cover the whole picture, however coarse, and
+are enlarged by repeating cells (see `enlarge`), so that what is shown is what the method decided.  Imports no torch.
 """
 
 from __future__ import annotations
@@ -64,9 +64,18 @@ def overlay(
 
 
 def enlarge(grid: ndarray, size: tuple[int, int]) -> ndarray:
-    """Repeat the cells of a 2-D grid so that it spans `size` = (height, width) in pixels; values are untouched."""
-    rows = (np.arange(size[0]) * grid.shape[0]) // size[0]
-    columns = (np.arange(size[1]) * grid.shape[1]) // size[1]
+    """Repeat the cells of a 2-D grid so that it covers `size` = (height, width) in pixels; values are untouched.
+
+    Methods' grids start at the top left, in square cells of 1, 2, 4, 8, ... px, and the last row and column may reach
+    beyond the picture: where cells of one such side cover `size` in exactly this many rows and columns, they are
+    drawn so.  Any other grid is stretched evenly over the picture.
+    """
+    ratio = max(side / cells for side, cells in zip(size, grid.shape, strict=True))
+    cell = 2 ** max(0, math.ceil(math.log2(ratio)))
+    if all(-(-side // cell) == cells for side, cells in zip(size, grid.shape, strict=True)):
+        rows, columns = np.arange(size[0]) // cell, np.arange(size[1]) // cell
+    else:
+        rows, columns = ((np.arange(side) * cells) // side for side, cells in zip(size, grid.shape, strict=True))
     return grid[rows[:, None], columns]
 
 

@@ -164,3 +164,15 @@ def test_missing_file_and_too_many_classes(tmp_path):
     assert Classes.of(map(str, range(254)), ignore=()).num_classes == 254
     with pytest.raises(SegfocusError, match="at most 254, got 255"):
         Classes.of(map(str, range(255)), ignore=())
+
+
+def test_a_classes_file_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "classes.yaml"
+    path.write_text("classes: {0: a, 1: b}")
+
+    def denied(*arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(path), "read_text", denied)
+    with pytest.raises(SegfocusError, match=r"classes.yaml: expected YAML, got .*Permission denied"):
+        Classes.load(path)

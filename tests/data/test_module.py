@@ -56,7 +56,7 @@ def test_shards_repeat_nothing():
 @pytest.fixture
 def config(tmp_path):
     config = write_pairs(tmp_path, count=10)
-    config.crop, config.batch_size, config.workers, config.val_share = [8, 8], 4, 0, 0.3
+    config.crop, config.batch_size, config.workers, config.val_share = [8, 8], 4, 0, 0.24
     return config
 
 
@@ -70,7 +70,8 @@ def test_loaders(config):
     assert len(batches) == 2
     assert batches[0]["image"].shape == (4, 3, 8, 8)
     assert batches[0]["target"].dtype == torch.int64
-    assert [len(batch["name"]) for batch in data.val_dataloader()] == [3]
+    # one by one, so that scores do not depend on how many processes share them
+    assert [len(batch["name"]) for batch in data.val_dataloader()] == [1, 1, 1]
 
 
 def test_a_run_is_one_pass_and_resumes(config):
@@ -148,4 +149,4 @@ def test_a_class_absent_from_a_split(tmp_path):
 def test_synthetic_module():
     data = SegmentationData(DataConfig(name="synthetic", synthetic_pictures=8, synthetic_size=[32, 48], workers=0))
     assert next(iter(data.train_dataloader()))["image"].shape == (8, 3, 32, 48)
-    assert [batch["target"].shape for batch in data.val_dataloader()] == [(2, 32, 48)]
+    assert [batch["target"].shape for batch in data.val_dataloader()] == [(1, 32, 48)] * 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segfocus.data import dataset_classes, open_dataset
-from segfocus.data.scenes import NAMES, PERSON, POLE, Canvas, draw_scene
+from segfocus.data.scenes import NAMES, PAVEMENT, PERSON, POLE, ROAD, Canvas, draw_scene
 from segfocus.data.synthetic import SyntheticDataset, synthetic_classes
 from segfocus.errors import SegfocusError
 from segfocus.recipe import DataConfig
@@ -115,3 +115,16 @@ def test_other_classes_are_refused(tmp_path):
 def test_colour_alone_does_not_solve_it(balanced):
     train, val = SyntheticDataset(40, (192, 256), "train"), SyntheticDataset(20, (192, 256), "val")
     assert linear_pixel_miou(train, val, balanced) < 0.35
+
+
+@pytest.mark.parametrize(("x", "y"), [(25, 30), (2.4, 22), (60, 39), (-40, 30), (25, -30), (300, 300)])
+def test_a_shadow_on_the_ground_leaves_what_stands_there_alone(x, y):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, len(NAMES), (40, 50)).astype(np.uint8)
+    canvas = Canvas(np.full((40, 50, 3), 200, np.uint8), labels.copy(), 20.0, 25.0)
+    canvas.ground_shadow(x, y, 14.3, 6.2, (9, 9, 9))
+    whole = Canvas(np.full((40, 50, 3), 200, np.uint8), labels.copy(), 20.0, 25.0)
+    whole.ellipse(x, y, 14.3, 6.2, (9, 9, 9), None)
+    ground = np.isin(labels, [ROAD, PAVEMENT])[..., None]
+    np.testing.assert_array_equal(canvas.picture, np.where(ground, whole.picture, 200))
+    np.testing.assert_array_equal(canvas.labels, labels)

@@ -188,3 +188,34 @@ def test_auto_device(monkeypatch):
 def test_cuda_equals_cpu(picture, options):
     plain, found = (Predictor(ByBrightness(), CLASSES, device=device, **options)(picture) for device in ("cpu", "cuda"))
     np.testing.assert_allclose(found.probabilities, plain.probabilities, atol=1e-5)
+
+
+class Failing(ByBrightness):
+    """Raises what it is given."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, image):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        MemoryError(),
+    ],
+)
+def test_running_out_of_memory_is_one_line_on_every_device(picture, error):
+    with pytest.raises(SegfocusError, match=r"^large: a picture of 31x23 px did not fit .* cpu; try --window 512x512$"):
+        predictor(Failing(error))(picture, "large")
+
+
+def test_other_errors_of_a_network_pass(picture):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        predictor(Failing(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))(picture)

@@ -1,6 +1,7 @@
 """The metrics file, Ctrl-C handling and averaging, each on its own."""
 
 import csv
+import errno
 import os
 import signal
 import threading
@@ -33,13 +34,32 @@ def test_new_columns_extend_the_header_and_keep_the_rows(tmp_path):
     assert [row["val_iou_a, b"] for row in _rows(path)] == ["", "", "0.75", ""]
 
 
-def test_a_row_cut_off_by_a_kill_does_not_swallow_the_next_one(tmp_path):
+def test_a_row_cut_off_by_a_kill_is_removed_by_the_first_write(tmp_path):
     path = tmp_path / "metrics.csv"
     MetricsFile(path).write({"step": 1, "loss": 0.5})
+    whole = path.read_bytes()
     with path.open("a") as file:
         file.write("2,0.")
-    MetricsFile(path).write({"step": 2, "loss": 0.25})
-    assert _rows(path)[-1] == {"step": "2", "loss": "0.25"}
+    again = MetricsFile(path)
+    assert path.read_bytes() == whole + b"2,0."  # other processes open it too, and write nothing
+    again.write({"step": 2, "loss": 0.25})
+    assert path.read_bytes().startswith(whole)
+    assert _rows(path) == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]
+
+
+def test_a_tensorboard_log_that_does_not_fit_is_said_in_one_line(tmp_path, monkeypatch):
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from segfocus.training.tensorboard import Board
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    board = Board(tmp_path, name="tensorboard", version="")
+    for name, arguments in (("log_metrics", ({"loss": 1.0}, 1)), ("save", ()), ("finalize", ("success",))):
+        monkeypatch.setattr(TensorBoardLogger, name, full)
+        with pytest.raises(SegfocusError, match=r"cannot write .*tensorboard.*No space left"):
+            getattr(board, name)(*arguments)
 
 
 def test_a_metrics_file_that_cannot_be_written_is_named(tmp_path):

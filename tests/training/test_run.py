@@ -15,8 +15,11 @@ import torch
 from PIL import Image
 
 from segfocus import checkpoint
+from segfocus.data.module import SegmentationData
 from segfocus.errors import SegfocusError
 from segfocus.recipe import EvaluationConfig, load_recipe
+from segfocus.training.checks import check_pictures
+from segfocus.training.folders import create_folder, new_folder
 from segfocus.training.run import class_weights, evaluate, train
 from segfocus.training.state import make_plan
 from tests.training.scenes import metrics, tiny_recipe
@@ -153,6 +156,24 @@ def test_default_folders_are_never_reused(tmp_path, monkeypatch):
     [
         ("training", {"validate_every": 0.0}, "validate_every"),
         ("training", {"ema_decay": 1.0}, "ema_decay"),
+        ("training", {"devices": 0}, "devices: expected at least 1"),
+        ("training", {"devices": 3}, "expected a multiple of the 3 processes, got 4; try 3"),
+        ("training", {"seed": -1}, "seed"),
+        ("training", {"seed": 2**32}, "seed"),
+        ("training", {"save_every": 0}, "save_every"),
+        ("training", {"steps": None, "minutes": math.nan}, "length of the run"),
+        ("data", {"batch_size": 0}, "batch_size"),
+        ("data", {"workers": -1}, "workers"),
+        ("optimizer", {"learning_rate": 0.0}, "learning_rate"),
+        ("optimizer", {"learning_rate": math.nan}, "learning_rate"),
+        ("optimizer", {"weight_decay": -0.1}, "weight_decay"),
+        ("optimizer", {"momentum": 1.0}, "momentum"),
+        ("optimizer", {"warmup_steps": -1}, "warmup_steps"),
+        ("optimizer", {"clip_norm": -1.0}, "clip_norm"),
+        ("evaluation", {"window": [32, 0]}, "window: expected"),
+        ("evaluation", {"window": [32, 32], "stride": [64, 64]}, "stride: expected"),
+        ("evaluation", {"scales": [0.0]}, "scales: expected"),
+        ("evaluation", {"boundary_distances": []}, "boundary distances"),
         ("training", {"precision": "16-mixed"}, "expected 32-true or bf16-mixed on CPU"),
         ("training", {"accelerator": "tpu"}, "training.accelerator"),
         ("model", {"class_weights": [1.0, 2.0]}, "expected 9 values, got 2"),
@@ -161,9 +182,90 @@ def test_default_folders_are_never_reused(tmp_path, monkeypatch):
 def test_bad_values_are_refused_before_anything_is_written(section, change, message, tmp_path):
     recipe = tiny_recipe()
     setattr(recipe, section, dataclasses.replace(getattr(recipe, section), **change))
-    with pytest.raises(SegfocusError, match=message):
+    with pytest.raises(SegfocusError, match=message) as caught:
         train(recipe, tmp_path / "run")
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def _folder_recipe(folder, split, sizes, value=1, orientation=1):
+    """Six training and two validation pairs; the last one of `split` has (picture, mask) of `sizes` and this value."""
+    recipe = tiny_recipe(steps=1)
+    (folder / "classes.yaml").write_text(json.dumps({"classes": {0: "sky", 1: "road"}}))
+    recipe.data = dataclasses.replace(recipe.data, name="folder", classes=str(folder / "classes.yaml"))
+    for name, count in (("", 6), ("val_", 2)):
+        for kind in ("images", "masks"):
+            (folder / f"{name}{kind}").mkdir()
+            setattr(recipe.data, f"{name}{kind}", str(folder / f"{name}{kind}"))
+        for index in range(count):
+            odd = name == split and index == count - 1
+            picture, mask = sizes if odd else ((48, 64), (48, 64))
+            labels = np.zeros(mask, np.uint8)
+            labels[20:] = value if odd else 1
+            exif = Image.Exif()
+            exif[0x0112] = orientation if odd else 1
+            Image.fromarray(np.zeros((*picture, 3), np.uint8)).save(folder / f"{name}images/{index}.jpg", exif=exif)
+            Image.fromarray(labels).save(folder / f"{name}masks/{index}.png")
+    return recipe
+
+
+@pytest.mark.parametrize(("split", "name"), [("", "masks/5.png"), ("val_", "val_masks/1.png")])
+def test_bad_masks_are_found_before_anything_is_written(split, name, tmp_path):
+    cases = {
+        "size": (((48, 64), (48, 60)), 1, f"{name}: expected the size of its picture .* 48x64 .* got 48x60"),
+        "value": (((48, 64), (48, 64)), 7, f"{name}.*7"),
+        "turned": (((48, 64), (64, 48)), 1, f"{name}: expected the size"),
+    }
+    for case, (sizes, value, message) in cases.items():
+        (tmp_path / case).mkdir()
+        recipe = _folder_recipe(tmp_path / case, split, sizes, value)
+        with pytest.raises(SegfocusError, match=message):
+            train(recipe, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_picture_turned_by_its_exif_data_fits_its_upright_mask(tmp_path):
+    recipe = _folder_recipe(tmp_path, "", ((48, 64), (64, 48)), orientation=6)
+    recipe.model.class_weights = "masks"
+    data = SegmentationData(recipe.data)
+    data.setup("fit")
+    counts = check_pictures(data.train_dataset)
+    assert counts is not None
+    assert counts.tolist() == [5 * 20 * 64 + 20 * 48, 5 * 28 * 64 + 44 * 48]
+    assert counts.tolist() == data.train_dataset.pixel_counts().tolist()
+    weights = load_recipe(train(recipe, tmp_path / "run") / "recipe.yaml").model.class_weights
+    assert weights == class_weights(counts)
+
+
+def test_devices_that_are_not_there_are_refused_in_one_line(tmp_path, monkeypatch):
+    def refuse(**options):
+        raise ValueError("no such\nprecision")
+
+    monkeypatch.setattr("lightning.Trainer", refuse)
+    with pytest.raises(SegfocusError, match="got: no such precision; try"):
+        train(tiny_recipe(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_created_is_said_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SegfocusError, match=r"cannot write .*run"):
+        train(tiny_recipe(steps=1), tmp_path / "file" / "run")
+
+
+def test_folders_taken_meanwhile_are_not_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = new_folder(tiny_recipe(), None, False, "my_long_name")
+    names = [create_folder(folder, False, False).name for _ in range(3)]
+    assert names == [folder.name, f"{folder.name}_2", f"{folder.name}_3"]
+    assert folder.name.startswith("my_long_name-20")
+    chosen = new_folder(tiny_recipe(), "chosen", False, None)
+    chosen.mkdir()
+    (chosen / "recipe.yaml").write_text("another run's")
+    with pytest.raises(SegfocusError, match="expected a new folder"):
+        create_folder(chosen, True, False)
+    assert create_folder(chosen, True, True) == chosen
+    assert not list(chosen.iterdir())
 
 
 def test_ranks_started_from_outside_are_refused(monkeypatch, tmp_path):
@@ -208,20 +310,12 @@ def test_loader_processes_change_nothing(run, tmp_path):
         assert metrics(tmp_path / "run")[0][step]["loss"] == pytest.approx(row["loss"], abs=1e-5)
 
 
-class _Masks:
-    def __init__(self, counts):
-        self.counts = counts
-
-    def pixel_counts(self):
-        return np.array(self.counts)
-
-
 def test_class_weights_follow_the_formula():
     # median of the classes that occur: 100; sqrt(100 / count), between 0.1 and 10; 0 for the absent class
-    assert class_weights(_Masks([100, 400, 25, 0])) == [1.0, 0.5, 2.0, 0.0]
-    assert class_weights(_Masks([1, 10**6, 10**3])) == [10.0, 0.1, 1.0]
+    assert class_weights(np.array([100, 400, 25, 0])) == [1.0, 0.5, 2.0, 0.0]
+    assert class_weights(np.array([1, 10**6, 10**3])) == [10.0, 0.1, 1.0]
     with pytest.raises(SegfocusError, match="only ignored"):
-        class_weights(_Masks([0, 0]))
+        class_weights(np.array([0, 0]))
 
 
 @pytest.mark.parametrize("total", [1, 2, 10, 99, 100, 101, 6900])
@@ -250,3 +344,51 @@ def test_two_processes_score_exactly_what_one_does(tmp_path):
     for key in ("miou", "per_class", "pixel_accuracy", "boundary_iou_per_class", "n_pictures"):
         assert alone[key] == last.scores[key], key
     assert alone["n_pictures"] == 3  # two for the one process, one for the other
+
+
+SEVERAL = """
+import os, sys
+from pathlib import Path
+import torch
+from segfocus.errors import SegfocusError
+from segfocus.training.callbacks import Bar
+from segfocus.training.run import train
+from tests.training.scenes import tiny_recipe
+
+folder = Path(sys.argv[1])
+before = dict(os.environ)
+follower = "LOCAL_RANK" in os.environ
+original = Bar.on_train_batch_end
+if sys.argv[2] == "fails" and not follower:
+    def fail(self, trainer, task, *rest):
+        raise SegfocusError("the first one fails")
+    Bar.on_train_batch_end = fail
+try:
+    train(tiny_recipe(devices=2, steps=2), folder / "two")
+except SegfocusError as error:
+    print(error, flush=True)
+if follower:
+    (folder / "follower").write_text("ended by itself")
+    sys.exit(0)
+names = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
+assert {name: os.environ.get(name) for name in names} == {name: before.get(name) for name in names}
+assert not torch.distributed.is_initialized()
+Bar.on_train_batch_end = original
+train(tiny_recipe(steps=2), folder / "one")
+import time
+time.sleep(6)  # Lightning's watchman of the other processes looks every five seconds
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["fails", "ends"])
+def test_a_run_of_one_process_follows_one_of_two(word, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(SEVERAL)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(program), str(tmp_path), word]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert ("the first one fails" in answer.stdout) == (word == "fails")
+    assert (tmp_path / "follower").exists() == (word == "ends")
+    assert list(metrics(tmp_path / "one")[0]) == [1, 2]

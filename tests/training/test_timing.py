@@ -12,6 +12,7 @@ from segfocus.output import Output
 from segfocus.recipe import load_recipe
 from segfocus.training import timing
 from segfocus.training.optim import learning_rate_factor
+from segfocus.training.prediction import predict
 from segfocus.training.run import train
 from segfocus.training.timing import choose_precision, steps_for_budget
 from tests.training.scenes import metrics, tiny_recipe
@@ -68,6 +69,22 @@ def test_a_budget_holds_its_steps_and_validations(data):
     assert 3 * 0.02 <= validation < 3 * 0.5
     # a validation every 6 steps: steps x (step + validation / 6) fill the budget but for its reserve and the timing
     assert 45 < steps * (step + validation / 6) < 60
+
+
+def test_a_validation_is_timed_with_the_recipe_s_window_scales_and_flip(data, monkeypatch):
+    seen = []
+
+    def count(model, image, evaluation):
+        seen.append(evaluation)
+        return predict(model, image, evaluation)
+
+    recipe = tiny_recipe()
+    recipe.evaluation.window, recipe.evaluation.flip = [32, 32], True
+    monkeypatch.setattr(timing, "predict", count)
+    _, measured = steps_for_budget(Slow(0.01, 0.01), data, recipe, torch.device("cpu"), 60.0)
+    assert seen == [recipe.evaluation] * 3
+    # 48x64 pixels are covered by 2 x 3 windows of 32 pixels, each twice; three pictures
+    assert measured["seconds_per_validation"] >= 3 * 2 * 6 * 0.01
 
 
 def test_a_budget_too_short_for_one_step_is_refused(data):

@@ -145,14 +145,14 @@ class Classes:
         """Read a classes file.
 
         Raises:
-            SegfocusError: no such file, not YAML, or not the structure.
+            SegfocusError: no such file, not readable, not YAML, or not the structure.
         """
         path = Path(path)
         if not path.is_file():
             raise SegfocusError(f"classes file: expected a YAML file, got {path}, which does not exist")
         try:
             values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
             raise SegfocusError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
         return cls.from_dict(values, source=str(path))
 

@@ -70,9 +70,10 @@ def classes(config: DataConfig) -> Classes:
 def pairs(config: DataConfig, split: str) -> list[Pair]:
     """Pairs of a split.
 
-    `all`: every pair of data.images; `val`: data.val_images where given, else a share of data.images chosen by a
-    hash of the names (the same on every machine and for every seed, and a picture keeps its side as others are
-    added); `train`: the rest.
+    `all`: every pair of data.images; `val`: data.val_images where given, else the pairs of data.images whose names'
+    hashes lie in the lowest data.val_share of all hashes, so about that share; `train`: the rest.  The sides are the
+    same on every machine and for every seed, and a picture keeps its side as others are added.  Only where all would
+    fall on one side, the pair of the lowest hash is held out, or that of the highest trained on.
 
     Raises:
         SegfocusError: folders missing or not given, no pairs, pictures without masks, or too few to hold some out.
@@ -113,6 +114,7 @@ def dataset(
 
 
 def _held_out(names: list[str], share: float) -> set[str]:
+    """Names below a threshold of their hashes, whatever other names there are; see `pairs`."""
     if not 0 < share < 1:
         raise SegfocusError(f"data.val_share: expected a share between 0 and 1, got {share}; try 0.15")
     if len(names) < 2:
@@ -120,8 +122,10 @@ def _held_out(names: list[str], share: float) -> set[str]:
             f"folder: expected at least two pairs to hold one out for validation, got {len(names)}; "
             "try --data.val_images and --data.val_masks"
         )
-    count = min(len(names) - 1, max(1, round(share * len(names))))
-    return set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
+    places = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") for name in names}
+    by_place = sorted(names, key=places.__getitem__)
+    count = sum(place < share * 2**64 for place in places.values())
+    return set(by_place[: min(len(names) - 1, max(1, count))])
 
 
 def _values(mask: np.ndarray) -> set[int]:

@@ -19,8 +19,6 @@ from segfocus.data.transforms import training_transform
 from segfocus.errors import SegfocusError
 from segfocus.recipe import DataConfig
 
-_VALIDATION_BATCH = 4
-
 
 class RunBatchSampler(Sampler[list[tuple[int, int]]]):
     """The batches of a whole run, as lists of (epoch, index), in one pass of the loader.
@@ -183,10 +181,10 @@ class SegmentationData(lightning.LightningDataModule):
         return self._loader(self.train_dataset, sampler)
 
     def val_dataloader(self) -> DataLoader:
-        """This process's share of the validation pictures, at their own size, in order."""
+        """This process's share of the validation pictures, one by one, at their own size, in order."""
         shard = ShardSampler(len(self.val_dataset), *self._place())
-        batch = _VALIDATION_BATCH if self.val_dataset.one_size() else 1
-        return self._loader(self.val_dataset, BatchSampler(shard, batch, drop_last=False))
+        # one by one: a logit's last bits can depend on its batch, and batches would on the number of processes
+        return self._loader(self.val_dataset, BatchSampler(shard, 1, drop_last=False))
 
     def _loader(self, dataset: SegmentationDataset, batches: Sampler[list]) -> DataLoader:
         workers = self.config.workers

@@ -64,6 +64,16 @@ class Canvas:
         if train_id is not None:
             cv2.ellipse(self.labels, center, axes, 0, 0, 360, train_id, -1)
 
+    def ground_shadow(self, x: Real, y: Real, rx: Real, ry: Real, color: Color) -> None:
+        """Filled ellipse on road and pavement only: what stands there is not painted over, and labels stay."""
+        center, axes = (round(x), round(y)), (max(1, round(rx)), max(1, round(ry)))
+        left, top = max(0, center[0] - axes[0] - 1), max(0, center[1] - axes[1] - 1)
+        window = (slice(top, max(top, center[1] + axes[1] + 2)), slice(left, max(left, center[0] + axes[0] + 2)))
+        if (labels := self.labels[window]).size:
+            middle, shade = (center[0] - left, center[1] - top), np.zeros(labels.shape, np.uint8)
+            cv2.ellipse(shade, middle, axes, 0, 0, 360, 1, -1)
+            self.picture[window][(shade > 0) & ((labels == ROAD) | (labels == PAVEMENT))] = color
+
 
 def draw_scene(
     seed: int, split: str, index: int, size: tuple[int, int]
@@ -228,7 +238,7 @@ def _vehicle(canvas: Canvas, rng: np.random.Generator, foot: Real, unit: Real) -
     half = high * rng.uniform(0.75, 1.3)
     paint = _color(rng, 40, 240, 0.85)
     glass, tyre = _color(rng, 25, 120, 0.3), _color(rng, 10, 45, 0.1)
-    canvas.ellipse(x, foot, half * 1.1, 0.1 * high, _color(rng, 15, 50, 0.1), None)  # shadow on the ground
+    canvas.ground_shadow(x, foot, half * 1.1, 0.1 * high, _color(rng, 15, 50, 0.1))
     for side in (-0.62, 0.62):
         canvas.ellipse(x + side * half, foot - 0.12 * high, 0.2 * high, 0.2 * high, tyre, VEHICLE)
     canvas.box(x - half, foot - 0.58 * high, x + half, foot - 0.14 * high, paint, VEHICLE)

@@ -34,7 +34,7 @@ class Prediction:
     importance: Float32[np.ndarray, "rows columns"] | None
     """in [0, 1], on the method's own grid; None where the method has none or no single pass saw the picture whole"""
     selected: Bool[np.ndarray, "rows columns"] | None
-    """regions that received extra computation, on the same grid"""
+    """regions that keep the refinement, on the same grid"""
     name: str
     """what to call it: relative path without extension"""
     picture: UInt8[np.ndarray, "height width 3"]
@@ -106,14 +106,17 @@ class Predictor:
         pixels = self._read(picture)
         if name is None:
             name = Path(picture).stem if isinstance(picture, str | Path) else "picture"
-        image = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None].float().div_(255)
-        image = image.contiguous(memory_format=self.memory_format)
         try:
+            image = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None].float().div_(255)
+            image = image.contiguous(memory_format=self.memory_format)
             probabilities, importance, selected = self.predict(image)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            other = "" if self.device.type == "cpu" else " or device cpu"
             raise SegfocusError(
                 f"{name}: a picture of {pixels.shape[1]}x{pixels.shape[0]} px did not fit into the memory of "
-                f"{self.device}; try --window 512x512 or device cpu"
+                f"{self.device}; try --window 512x512{other}"
             ) from error
         return Prediction(
             labels=probabilities[0].argmax(0).to(torch.uint8).cpu().numpy(),
@@ -176,6 +179,14 @@ class Predictor:
             f"expected a uint8 picture height x width x 3, got {picture.dtype} of shape {picture.shape}; "
             "try (picture * 255).astype(np.uint8) when it is in [0, 1]"
         )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """CUDA and NumPy have classes for it; torch on CPU and MPS says so only in a RuntimeError's text."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return any(words in text for words in ("can't allocate memory", "not enough memory", "out of memory"))
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:

@@ -43,7 +43,7 @@ class Entry:
     importance: np.ndarray | None = None
     """float, the method's grid, in [0, 1]"""
     selected: np.ndarray | None = None
-    """bool, the same grid: regions that received extra computation"""
+    """bool, the same grid: regions that keep the refinement"""
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,8 @@ def _card(entry: Entry, counts: np.ndarray, error_share: float, classes: Classes
         ("error", viz.error_map(entry.target, entry.prediction, entry.picture), ".jpg"),
     ]
     if entry.importance is not None:
-        small = viz.fit(entry.picture, size)
-        drawn = viz.heat_map(entry.importance, picture=small)
+        # drawn at the picture's own size, where the grid's cells are squares of whole pixels; shrunk with the others
+        drawn = viz.heat_map(entry.importance, picture=entry.picture)
         if entry.selected is not None:
             drawn = viz.outline(drawn, entry.selected)
         shown.append(("importance", drawn, ".jpg"))

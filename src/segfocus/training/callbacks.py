@@ -19,7 +19,7 @@ from segfocus import checkpoint
 from segfocus.errors import SegfocusError
 from segfocus.files import write_atomically
 from segfocus.training.metrics_file import MetricsFile, score_columns
-from segfocus.training.state import RESUME, Plan, Progress, load_state, save_state
+from segfocus.training.state import RESUME, Plan, Progress, load_state, save_state, write_state
 from segfocus.training.task import SegmentationTask
 
 
@@ -28,7 +28,10 @@ class Interrupted(Exception):
 
 
 class Recorder(L.Callback):
-    """Writes metrics.csv (and TensorBoard), best, last and resume checkpoints and panels; the first process only."""
+    """Writes metrics.csv (and TensorBoard), best, last and resume checkpoints and panels; the first process only.
+
+    Under several processes the logged losses are those of the first one's share of each batch.
+    """
 
     def __init__(self, folder: Path, progress: Progress, plan: Plan) -> None:
         self.folder = folder
@@ -153,8 +156,7 @@ class Recorder(L.Callback):
             save_state(path, task, self.progress)
         else:  # a validation that a resume makes up for, before training goes on: only the progress is new
             state = {**load_state(path), "progress": asdict(self.progress)}
-            with write_atomically(path) as temporary:
-                torch.save(state, temporary)
+            write_state(path, state)
 
     def _save_panel(self, task: SegmentationTask) -> None:
         if not self._pictures:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from segfocus.errors import SegfocusError
+from segfocus.files import writing
 from segfocus.recipe import Recipe
 
 _WRITTEN = (
@@ -27,20 +29,50 @@ _FOLDER_VARIABLE = "SEGFOCUS_RUN_FOLDER"  # tells the processes that Lightning s
 
 
 def new_folder(recipe: Recipe, out: str | Path | None, overwrite: bool, name: str | None) -> Path:
-    """The folder of a new run: `out`, or runs/NAME-YYYYMMDD-HHMMSS.  Creates nothing.
+    """The folder of a new run: `out`, or runs/NAME-YYYYMMDD-HHMMSS.  Creates nothing; see `create_folder`.
 
     Raises:
         SegfocusError: `out` is a file, or holds files and `overwrite` is not set.
     """
     if out is None:
         name = name or f"{recipe.model.method}-{recipe.data.name}"
-        folder = Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        number = 1
-        while folder.exists():
-            number += 1
-            folder = folder.with_name(f"{folder.name.split('_')[0]}_{number}")
-        return folder
-    folder = Path(out)
+        return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    _check_free(Path(out), overwrite)
+    return Path(out)
+
+
+def create_folder(folder: Path, chosen: bool, overwrite: bool) -> Path:
+    """Create `new_folder`'s answer and return it.
+
+    Time has passed since then: a folder that the user has `chosen` is checked again, and a default name that another
+    run has taken gets a number.  With `overwrite` the run in a chosen folder is removed.
+
+    Raises:
+        SegfocusError: as `new_folder`, or the folder cannot be written.
+    """
+    with writing(folder):
+        if not chosen:
+            return _create_numbered(folder)
+        _check_free(folder, overwrite)
+        folder.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            _clear(folder)
+    return folder
+
+
+def _create_numbered(folder: Path) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        try:
+            candidate.mkdir()
+        except FileExistsError:
+            continue
+        return candidate
+    raise AssertionError("unreachable")
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise SegfocusError(f"run folder: expected a folder, got the file {folder}; try another --out")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
@@ -48,7 +80,6 @@ def new_folder(recipe: Recipe, out: str | Path | None, overwrite: bool, name: st
             f"run folder: expected a new folder, got {folder}, which holds files; try another --out, --overwrite to "
             f"replace the run in it, or --resume {folder} to go on with it"
         )
-    return folder
 
 
 def existing_run(out: str | Path | None) -> Path:
@@ -65,12 +96,13 @@ def existing_run(out: str | Path | None) -> Path:
     return folder
 
 
-def clear(folder: Path) -> None:
+def _clear(folder: Path) -> None:
     """Remove what an earlier run wrote, and nothing else."""
     for name in _WRITTEN:
         (folder / name).unlink(missing_ok=True)
     for name in _WRITTEN_FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
 
 
 def follower_folder() -> Path | None:

@@ -4,39 +4,45 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 from typing import Any
 
-from segfocus.errors import SegfocusError
-from segfocus.files import write_atomically
+from segfocus.files import write_bytes, writing
 
 
 class MetricsFile:
     """A CSV file that is only ever appended to; a row goes to disk at once.  New columns extend the header.
 
-    After a resume from an earlier state the repeated steps appear twice; the later row counts.
+    After a resume from an earlier state the repeated steps appear twice; the later row counts.  A row that a kill cut
+    off is removed by the first write: the file is untouched in processes that write nothing.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.columns: list[str] = []
-        if path.is_file():
-            text = path.read_text(encoding="utf-8")
-            self.columns = next(csv.reader(text.splitlines()), [])
-            if text and not text.endswith("\n"):  # a kill cut the last row off: the next one starts a line
-                with path.open("a", encoding="utf-8") as file:
-                    file.write("\n")
+        self._opened = False
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row; None leaves its cell empty."""
-        new = [key for key in row if key not in self.columns]
-        if new:
-            self._extend(new)
-        try:
+        with writing(self.path):
+            if not self._opened:
+                self._open()
+            new = [key for key in row if key not in self.columns]
+            if new:
+                self._extend(new)
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.columns, restval="").writerow(row)
-        except OSError as error:
-            raise SegfocusError(f"cannot write {self.path}: {error.strerror or error}; try freeing space") from error
+
+    def _open(self) -> None:
+        self._opened = True
+        if not self.path.is_file():
+            return
+        content = self.path.read_bytes()
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):
+            os.truncate(self.path, complete)
+        self.columns = next(csv.reader(content[:complete].decode("utf-8").splitlines()), [])
 
     def _extend(self, new: list[str]) -> None:
         rows: list[dict[str, str]] = []
@@ -48,8 +54,7 @@ class MetricsFile:
         writer = csv.DictWriter(text, self.columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
-        with write_atomically(self.path) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+        write_bytes(self.path, text.getvalue().encode("utf-8"))
 
 
 def score_columns(scores: dict[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,11 @@ import torch
 from segfocus.errors import SegfocusError
 from segfocus.files import write_json, write_text
 from segfocus.recipe import Recipe, load_recipe
+from segfocus.training.checks import check, check_pictures
 from segfocus.training.evaluation import evaluate as evaluate
-from segfocus.training.folders import clear, existing_run, follower_folder, new_folder, told
+from segfocus.training.folders import create_folder, existing_run, follower_folder, new_folder, told
 from segfocus.training.state import RESUME, Plan, Progress, load_state, make_plan
-from segfocus.training.surroundings import interruptible, surroundings
+from segfocus.training.surroundings import end_others, interruptible, own_process, surroundings
 
 if TYPE_CHECKING:
     import lightning as L
@@ -50,7 +51,9 @@ def train(
         name: NAME of the default folder; default method-dataset.
 
     Raises:
-        SegfocusError: anything a user can mend, in one line, before anything is written.
+        SegfocusError: anything a user can mend, in one line.  Recipe, files, masks and devices are checked before
+            anything is written; what shows only later (a full disk, a picture cut off behind its head, a loss that is
+            not finite) ends a run that can be resumed.
         KeyboardInterrupt: Ctrl-C; the state is saved and the message says how to resume.
     """
     begin = time.monotonic()
@@ -59,22 +62,22 @@ def train(
         return _fit(follower, load_recipe(follower / "recipe.yaml"), resume)
     if resume:
         folder = existing_run(out)
-        return _fit(folder, load_recipe(folder / "recipe.yaml"), resume)
+        recipe = load_recipe(folder / "recipe.yaml")
+        check(recipe)
+        return _fit(folder, recipe, resume)
     if recipe is None:
         raise SegfocusError("train: expected a recipe, got none; try segfocus.load_recipe('fornet-synthetic')")
     folder = new_folder(recipe, out, overwrite, name)
     with surroundings(recipe):
         resolved, environment = _resolve(recipe, begin)
-    if overwrite:
-        clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = create_folder(folder, out is not None, overwrite)
     write_json(folder / "environment.json", environment)
     write_text(folder / "recipe.yaml", resolved.to_yaml())
     return _fit(folder, resolved, resume=False)
 
 
-def class_weights(dataset: Any) -> list[float]:
-    """Weights of the classes from the pixel counts of a dataset's masks.
+def class_weights(pixel_counts: Any) -> list[float]:
+    """Weights of the classes from their pixels [classes] in the training masks.
 
     Square root of median-frequency balancing: sqrt(median share / share of the class), between 0.1 and 10, where the
     median is taken over the classes that occur; 0 for a class that never occurs.
@@ -82,7 +85,7 @@ def class_weights(dataset: Any) -> list[float]:
     Raises:
         SegfocusError: no pixel is labelled.
     """
-    counts = np.asarray(dataset.pixel_counts(), np.float64)
+    counts = np.asarray(pixel_counts, np.float64)
     present = counts > 0
     if not present.any():
         raise SegfocusError("model.class_weights masks: expected labelled pixels, got only ignored ones; try none")
@@ -100,25 +103,13 @@ def _resolve(recipe: Recipe, begin: float) -> tuple[Recipe, dict[str, Any]]:
     from segfocus.training.timing import choose_precision, steps_for_budget
 
     recipe = copy.deepcopy(recipe)
-    length = {key: value for key in ("epochs", "steps", "minutes") if (value := getattr(recipe.training, key))}
-    if len(length) != 1 or min(length.values()) <= 0:
-        got = ", ".join(f"{key} {value}" for key, value in length.items()) or "none"
-        raise SegfocusError(
-            f"length of the run: expected one of training.epochs, training.steps and training.minutes, got {got}; "
-            "try --training.epochs 100"
-        )
-    if recipe.training.validate_every <= 0:
-        raise SegfocusError(
-            f"training.validate_every: expected epochs above 0, got {recipe.training.validate_every}; try 1"
-        )
-    if not 0 <= recipe.training.ema_decay < 1:
-        raise SegfocusError(
-            f"training.ema_decay: expected 0 (off) or a value below 1, got {recipe.training.ema_decay}; try 0.999"
-        )
+    check(recipe)
     environment = describe_environment(recipe.training.seed)
     data = _open_data(recipe)
+    counts = check_pictures(data.train_dataset)
+    check_pictures(data.val_dataset)
     if recipe.model.class_weights == "masks":
-        recipe.model.class_weights = class_weights(data.train_dataset)
+        recipe.model.class_weights = class_weights(data.train_dataset.pixel_counts() if counts is None else counts)
     model = _build_model(recipe, data.classes.num_classes)
     device = _device(recipe)
     if recipe.training.precision == "16-mixed" and device.type == "cpu":
@@ -126,6 +117,8 @@ def _resolve(recipe: Recipe, begin: float) -> tuple[Recipe, dict[str, Any]]:
     if recipe.training.precision == "auto":
         precision, environment["precision_timing"] = choose_precision(model, data, recipe, device)
         recipe.training = dataclasses.replace(recipe.training, precision=precision)
+    with own_process():  # Lightning refuses too many devices and unfit precisions
+        _trainer(Path(), recipe, make_plan(1, 1.0, 1.0, 1), [], logger=False)
     steps = recipe.training.steps
     if recipe.training.epochs is not None:
         steps = max(1, round(recipe.training.epochs * _steps_per_epoch(recipe, data)))
@@ -205,8 +198,8 @@ def _fit(folder: Path, recipe: Recipe, resume: bool) -> Path:
         _restore(task, state)
     recorder = callbacks.Recorder(folder, progress, plan)
     leader = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    with surroundings(recipe), interruptible(recorder.stop, leader), told(folder):
-        trainer = _trainer(folder, recipe, plan, [recorder, callbacks.Bar(progress, total)])
+    with surroundings(recipe), own_process(), interruptible(recorder.stop, leader), told(folder):
+        trainer = _trainer(folder, recipe, plan, [recorder, callbacks.Bar(progress, total)], _loggers(folder))
         if state:
             trainer.precision_plugin.load_state_dict(state["precision"])
         try:
@@ -216,47 +209,57 @@ def _fit(folder: Path, recipe: Recipe, resume: bool) -> Path:
                 _count_from(trainer, progress, plan)
                 trainer.fit(task, datamodule=data)
         except (callbacks.Interrupted, KeyboardInterrupt, SystemExit) as error:
+            end_others(trainer)
             if isinstance(error, SystemExit) and not recorder.stop.is_set():
                 raise
-            _end_others(trainer)
             raise KeyboardInterrupt(
                 f"stopped after step {progress.step} of {total}; go on with: segfocus train --resume {folder}"
             ) from None
+        except BaseException:
+            end_others(trainer)  # they wait for this process in vain
+            raise
     return folder
 
 
-def _trainer(folder: Path, recipe: Recipe, plan: Plan, callbacks: list[L.Callback]) -> L.Trainer:
+def _trainer(folder: Path, recipe: Recipe, plan: Plan, callbacks: list[L.Callback], logger: Any) -> L.Trainer:
     import lightning as L
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     training = recipe.training
-    return L.Trainer(
-        accelerator=training.accelerator,
-        devices=training.devices,
-        strategy="auto" if training.devices == 1 else "ddp",
-        precision=training.precision,  # type: ignore[arg-type]
-        max_steps=plan.total_steps,
-        max_epochs=-1,  # the loader hands out the whole run in one pass
-        val_check_interval=plan.validate_every,
-        check_val_every_n_epoch=None,
-        gradient_clip_val=recipe.optimizer.clip_norm or None,
-        use_distributed_sampler=False,  # the data module shares pictures between processes without repeating any
-        num_sanity_val_steps=0,
-        inference_mode=False,
-        logger=_loggers(folder),
-        callbacks=callbacks,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        log_every_n_steps=1,
-        default_root_dir=folder,
-    )
+    try:
+        return L.Trainer(
+            accelerator=training.accelerator,
+            devices=training.devices,
+            strategy="auto" if training.devices == 1 else "ddp",
+            precision=training.precision,  # type: ignore[arg-type]
+            max_steps=plan.total_steps,
+            max_epochs=-1,  # the loader hands out the whole run in one pass
+            val_check_interval=plan.validate_every,
+            check_val_every_n_epoch=None,
+            gradient_clip_val=recipe.optimizer.clip_norm or None,
+            use_distributed_sampler=False,  # the data module shares pictures between processes without repeating any
+            num_sanity_val_steps=0,
+            inference_mode=False,
+            logger=logger,
+            callbacks=callbacks,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            log_every_n_steps=1,
+            default_root_dir=folder,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise SegfocusError(
+            "training: expected devices, accelerator and precision that this machine has, got: "
+            f"{' '.join(str(error).split())}; try --training.devices 1"
+        ) from error
 
 
 def _loggers(folder: Path) -> Any:
-    from lightning.pytorch.loggers import TensorBoardLogger
+    from segfocus.training.tensorboard import Board
 
     try:
-        return TensorBoardLogger(folder, name="tensorboard", version="")
+        return Board(folder, name="tensorboard", version="")
     except ModuleNotFoundError:  # TensorBoard is an extra; metrics.csv is written in any case
         return False
 
@@ -278,11 +281,3 @@ def _count_from(trainer: L.Trainer, progress: Progress, plan: Plan) -> None:
     loop = trainer.fit_loop.epoch_loop
     loop.batch_progress.total.ready = progress.step + plan.offset
     loop.automatic_optimization.optim_progress.optimizer.step.total.completed = progress.step
-
-
-def _end_others(trainer: L.Trainer) -> None:
-    kill = getattr(trainer.strategy.launcher, "kill", None)
-    if kill is not None and trainer.world_size > 1:
-        import signal
-
-        kill(signal.SIGTERM)

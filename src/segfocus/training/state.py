@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from segfocus.errors import SegfocusError
-from segfocus.files import write_atomically
+from segfocus.files import write_bytes
 
 if TYPE_CHECKING:
     from segfocus.training.task import SegmentationTask
@@ -44,8 +45,18 @@ def save_state(path: Path, task: SegmentationTask, progress: Progress) -> None:
         "optimizer": trainer.optimizers[0].state_dict(),
         "precision": trainer.precision_plugin.state_dict(),
     }
-    with write_atomically(path) as temporary:
-        torch.save(state, temporary)
+    write_state(path, state)
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a resume state.
+
+    Raises:
+        SegfocusError: the file cannot be written.
+    """
+    content = io.BytesIO()  # in memory first: torch has an error of its own for a full disk
+    torch.save(state, content)
+    write_bytes(path, content.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -57,6 +57,51 @@ _THIRD_PARTY_WARNINGS = (
 )
 
 
+_PROCESS_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
+
+
+@contextlib.contextmanager
+def own_process() -> Iterator[None]:
+    """Put back what Lightning's launcher changes in this process, so that a later run can have another number of them.
+
+    Those are environment variables, the threads of torch, and torch's group of processes.
+    """
+    before = {name: os.environ.get(name) for name in _PROCESS_VARIABLES}
+    threads = torch.get_num_threads()
+    grouped = _in_group()
+    try:
+        yield
+    finally:
+        if _in_group() and not grouped:
+            torch.distributed.destroy_process_group()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+def _in_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def end_others(trainer: Any) -> None:
+    """End the processes that Lightning's launcher has started beside this one.
+
+    They may hang in an operation that waits for this process, so they are killed; they write nothing.
+    """
+    processes = getattr(trainer.strategy.launcher, "procs", None)
+    if not processes:
+        return
+    others = list(processes)
+    processes.clear()  # or Lightning's watchman would take their end for a reason to kill this process too
+    for process in others:
+        process.kill()
+        process.wait()
+
+
 @contextlib.contextmanager
 def interruptible(stop: threading.Event, leader: bool) -> Iterator[None]:
     """Turn the first Ctrl-C into `stop.set()`; a second one interrupts at once.

@@ -15,6 +15,7 @@ from segfocus.metrics.torch_metrics import SegmentationScores
 from segfocus.output import Output
 from segfocus.recipe import Recipe
 from segfocus.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
+from segfocus.training.prediction import predict
 
 if TYPE_CHECKING:
     from segfocus.methods.base import Segmenter
@@ -98,7 +99,7 @@ class SegmentationTask(L.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor | None]:
         with torch.autocast(self.device.type, enabled=False):
-            labels, output = self._predict(self._in_layout(batch["image"]))
+            labels, output = predict(self.evaluated, self._in_layout(batch["image"]), self.recipe.evaluation)
         labels = labels.to(torch.uint8)
         self.scores.update(labels, batch["target"])
         return {
@@ -110,25 +111,6 @@ class SegmentationTask(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.val_scores = self.scores.compute()
         self.scores.reset()
-
-    def _predict(self, image: Tensor) -> tuple[Tensor, Output | None]:
-        """Labels at the pictures' own size; the Output too when it is made from whole pictures in one go."""
-        evaluation, model = self.recipe.evaluation, self.evaluated
-        if evaluation.window is None and list(evaluation.scales) == [1.0] and not evaluation.flip:
-            output = model(image)
-            return output.labels(), output
-        from segfocus.inference.augment import test_time_augmentation
-        from segfocus.inference.sliding import sliding_window
-
-        def whole(part: Tensor) -> Tensor:
-            return model(part).probabilities()
-
-        def windowed(part: Tensor) -> Tensor:
-            if evaluation.window is None:
-                return whole(part)
-            return sliding_window(whole, part, evaluation.window, evaluation.stride)
-
-        return test_time_augmentation(windowed, image, evaluation.scales, evaluation.flip).argmax(1), None
 
     def _in_layout(self, image: Tensor) -> Tensor:
         return image.contiguous(memory_format=torch.channels_last) if self.recipe.training.channels_last else image

@@ -18,6 +18,7 @@ from segfocus.errors import SegfocusError
 from segfocus.metrics.scores import Counts
 from segfocus.recipe import Recipe
 from segfocus.training.optim import build_optimizer
+from segfocus.training.prediction import predict
 
 if TYPE_CHECKING:
     from segfocus.data.module import SegmentationData
@@ -136,16 +137,16 @@ def _seconds_per_validation(model: Segmenter, data: SegmentationData, recipe: Re
     network = copy.deepcopy(model).to(device).eval()
     counts = Counts(data.classes.num_classes, recipe.evaluation.boundary_distances)
     total = len(data.val_dataset)
-    passes = len(recipe.evaluation.scales) * (2 if recipe.evaluation.flip else 1)
     seconds = []
     with torch.no_grad():
         for index in range(min(4, total)):
             begin = time.perf_counter()
             sample = data.val_dataset[index]
             image = sample["image"][None].to(device)
-            for _ in range(passes):
-                labels = network(image).labels()[0].to("cpu", torch.uint8)
-            counts.update(sample["target"].to(torch.uint8).numpy(), labels.numpy())
+            if recipe.training.channels_last:
+                image = image.contiguous(memory_format=torch.channels_last)
+            labels, _ = predict(network, image, recipe.evaluation)
+            counts.update(sample["target"].to(torch.uint8).numpy(), labels[0].to("cpu", torch.uint8).numpy())
             seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds) * math.ceil(total / recipe.training.devices) if seconds else 0.0
 

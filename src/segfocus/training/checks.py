@@ -1,0 +1,99 @@
+"""What is refused before a run writes anything: values that cannot work, and masks that do not fit."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from segfocus.data.pictures import picture_size
+from segfocus.errors import SegfocusError
+from segfocus.inference.augment import check_scales
+from segfocus.inference.sliding import check_window
+from segfocus.metrics.boundary import check_distances
+from segfocus.recipe import Recipe
+
+if TYPE_CHECKING:
+    from segfocus.data.dataset import SegmentationDataset
+
+_RANGES: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
+    ("training.devices", lambda value: value >= 1, "at least 1 process", "1"),
+    ("training.seed", lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295", "0"),
+    ("training.validate_every", lambda value: value > 0, "epochs above 0", "1"),
+    ("training.save_every", lambda value: value >= 1, "at least 1 step", "100"),
+    ("training.ema_decay", lambda value: 0 <= value < 1, "0 (off) or a value below 1", "0.999"),
+    ("data.batch_size", lambda value: value >= 1, "at least 1 picture", "8"),
+    ("data.workers", lambda value: value >= 0, "0 (none) or more loader processes", "2"),
+    ("optimizer.learning_rate", lambda value: value > 0, "a value above 0", "0.001"),
+    ("optimizer.weight_decay", lambda value: value >= 0, "0 (none) or more", "0.01"),
+    ("optimizer.momentum", lambda value: 0 <= value < 1, "a value from 0 to below 1", "0.9"),
+    ("optimizer.warmup_steps", lambda value: value >= 0, "0 (none) or more steps", "100"),
+    ("optimizer.clip_norm", lambda value: value >= 0, "0 (off) or more", "1"),
+)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse values that cannot work in any run.
+
+    Raises:
+        SegfocusError: the first such value, in one line.
+    """
+    _check_length(recipe)
+    for key, fits, expected, example in _RANGES:
+        section, name = key.split(".")
+        value = getattr(getattr(recipe, section), name)
+        if not math.isfinite(value) or not fits(value):
+            raise SegfocusError(f"{key}: expected {expected}, got {value}; try {example}")
+    batch, devices = recipe.data.batch_size, recipe.training.devices
+    if batch % devices:
+        raise SegfocusError(
+            f"data.batch_size: expected a multiple of the {devices} processes, got {batch}; "
+            f"try {max(1, batch // devices) * devices}"
+        )
+    if recipe.evaluation.window is not None:
+        check_window(recipe.evaluation.window, recipe.evaluation.stride)
+    check_scales(recipe.evaluation.scales)
+    check_distances(recipe.evaluation.boundary_distances)
+
+
+def _check_length(recipe: Recipe) -> None:
+    length = {key: value for key in ("epochs", "steps", "minutes") if (value := getattr(recipe.training, key))}
+    if len(length) != 1 or not all(value > 0 and math.isfinite(value) for value in length.values()):
+        got = ", ".join(f"{key} {value}" for key, value in length.items()) or "none"
+        raise SegfocusError(
+            f"length of the run: expected one of training.epochs, training.steps and training.minutes, got {got}; "
+            "try --training.epochs 100"
+        )
+
+
+def check_pictures(dataset: SegmentationDataset) -> np.ndarray | None:
+    """Check each picture's size (from the heads of the files) and each mask's values; shows progress if it takes long.
+
+    Returns:
+        Labelled pixels of each class, int64 [classes]; None for a dataset without mask files, which is not checked.
+
+    Raises:
+        SegfocusError: a file that cannot be read, a mask of another size than its picture, a value that is not mapped:
+            the file is named.
+    """
+    pairs = [pair for pair in dataset.pairs if pair.mask is not None]
+    if not pairs:
+        return None
+    for pair in pairs:
+        assert pair.mask is not None
+        picture, mask = picture_size(pair.picture), picture_size(pair.mask)
+        if picture != mask:
+            raise SegfocusError(
+                f"{pair.mask}: expected the size of its picture {pair.picture}, {picture[0]}x{picture[1]} "
+                f"(height x width), got {mask[0]}x{mask[1]}; try to export the mask at the picture's size"
+            )
+    counts = np.zeros(dataset.classes.num_classes, np.int64)
+    for pair in tqdm(pairs, "check masks", unit="mask", delay=5, disable=None, leave=False):
+        single = copy.copy(dataset)
+        single.pairs = [pair]
+        counts += single.pixel_counts()
+    return counts
