@@ -19,6 +19,8 @@ from segfocus.recipe import Recipe
 @contextlib.contextmanager
 def surroundings(recipe: Recipe) -> Iterator[None]:
     """Deterministic algorithms and quiet libraries, for the time of the run only."""
+    import lightning.pytorch  # noqa: F401  (its first import sets the levels of its loggers, so it comes first)
+
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     filling = memory.fill_uninitialized_memory
