@@ -151,16 +151,3 @@ def test_incomplete_metadata_is_refused(saved):
 def test_an_absent_device_is_refused(saved):
     with pytest.raises(SegfocusError, match="device 'cuda:7'"):
         checkpoint.load(saved, device="cuda:7")
-
-
-def test_a_failed_write_keeps_the_earlier_file(saved, model, recipe, classes, monkeypatch):
-    before = saved.read_bytes()
-
-    def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(SegfocusError, match="No space left"):
-        checkpoint.save(saved, model, recipe, classes)
-    assert saved.read_bytes() == before
-    assert [path.name for path in saved.parent.iterdir()] == [saved.name]

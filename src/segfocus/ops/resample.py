@@ -37,6 +37,11 @@ def enlarge(
     """
     height, width = maps.shape[-2:]
     exact = resize(maps, (height * stride // new_stride, width * stride // new_stride))
+    if torch.compiler.is_compiling():
+        # by index: a slice that cuts nothing at the traced size would be fixed in the graph as cutting nothing
+        return exact[:, :, torch.arange(size[0], device=maps.device)][
+            :, :, :, torch.arange(size[1], device=maps.device)
+        ]
     return exact[..., : size[0], : size[1]]
 
 
