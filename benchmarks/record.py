@@ -24,6 +24,12 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def _portable(argument: str) -> str:
+    """A path of this machine by its last part alone; other arguments as they are."""
+    path = Path(argument)
+    return path.name if path.is_absolute() or argument.startswith("..") else argument
+
+
 def commit() -> str:
     """The commit of the code, with '+changes' when the tree differs from it."""
     here = Path(__file__).parent
@@ -41,7 +47,7 @@ def record(name: str, results: dict[str, Any], *, seeds: list[int], note: str, t
     path = RESULTS / f"{name}.json"
     about = {
         "note": note,
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_portable, sys.argv[1:])]),
         "commit": commit(),
         "hardware": f"{_processor()}, {threads} threads, no GPU",
         "versions": {package: version(package) for package in ("torch", "torchvision", "timm", "lightning", "numpy")},
