@@ -82,6 +82,11 @@ class TimmBackbone(Backbone):
     ):
         network = _create(name, pretrained, in_channels, output_stride, options or {})
         strides, channels = network.feature_info.reduction(), network.feature_info.channels()
+        if output_stride is not None and max(strides) != output_stride:  # some families ignore what they do not know
+            raise SegfocusError(
+                f"backbone '{name}': expected maps down to stride {output_stride}, got {max(strides)}: this family "
+                "does not support output_stride; try without it, or a resnet"
+            )
         kept = [index for index, stride in enumerate(strides) if stride >= 4]
         configuration = getattr(network, "pretrained_cfg", None) or {}
         mean = configuration.get("mean", IMAGENET_MEAN) if in_channels == 3 else (0.5,) * in_channels

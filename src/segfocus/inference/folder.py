@@ -115,7 +115,10 @@ def encode(prediction: Prediction, kind: str, classes: Classes | None = None) ->
 
 
 def _opencv_bytes(suffix: str, picture: np.ndarray, options: Sequence[int] = ()) -> bytes:
-    done, data = cv2.imencode(suffix, picture, list(options))
+    try:
+        done, data = cv2.imencode(suffix, picture, list(options))
+    except cv2.error:  # how OpenCV 4 refuses a size; 5 returns False
+        done, data = False, picture
     if not done:
         raise SegfocusError(f"a picture of {picture.shape[1]}x{picture.shape[0]} px does not fit into a {suffix} file")
     return data.tobytes()
