@@ -16,9 +16,7 @@ from tests.contract import SegmenterContract, scene
 
 
 def build_lite(classes: int) -> FoRNet:
-    return FoRNet(
-        LiteBackbone(widths=(8, 16, 16, 24, 24), depths=(1, 1, 1, 1)), classes, channels=16, decoder_channels=16
-    )
+    return FoRNet(LiteBackbone(), classes)
 
 
 def build_released(classes: int) -> FoRNet:
