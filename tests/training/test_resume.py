@@ -43,7 +43,7 @@ def _start(folder: Path) -> subprocess.Popen:
     raise AssertionError(process.communicate()[1])
 
 
-def _same(first: Path, second: Path) -> None:
+def assert_same_run(first: Path, second: Path) -> None:
     (train_first, val_first), (train_second, val_second) = metrics(first), metrics(second)
     assert list(train_first) == list(range(1, STEPS + 1))
     assert train_first.keys() == train_second.keys()
@@ -70,7 +70,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_losses(unint
     rows = (folder / "metrics.csv").read_text()
     train(out=folder, resume=True)
     assert (folder / "metrics.csv").read_text().startswith(rows)
-    _same(uninterrupted, folder)
+    assert_same_run(uninterrupted, folder)
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_ctrl_c_saves_the_step_it_stopped_at_and_says_how_to_go_on(uninterrupted
     state = load_state(folder / RESUME)
     assert state["progress"]["step"] == max(metrics(folder)[0])
     train(out=folder, resume=True)
-    _same(uninterrupted, folder)
+    assert_same_run(uninterrupted, folder)
 
 
 def test_a_validation_that_was_cut_off_is_made_up_for(uninterrupted, tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_a_validation_that_was_cut_off_is_made_up_for(uninterrupted, tmp_path, m
             train(tiny_recipe(steps=STEPS, save_every=7, ema_decay=0.95), folder)
     assert STEPS not in metrics(folder)[1]
     train(out=folder, resume=True)
-    _same(uninterrupted, folder)
+    assert_same_run(uninterrupted, folder)
     rows = (folder / "metrics.csv").read_text()
     train(out=folder, resume=True)  # a finished run has nothing left to do
     assert (folder / "metrics.csv").read_text() == rows
@@ -131,7 +131,7 @@ def test_a_run_killed_before_its_first_save_starts_from_its_recipe(uninterrupted
     folder.mkdir()
     shutil.copy(uninterrupted / "recipe.yaml", folder)
     train(out=folder, resume=True)
-    _same(uninterrupted, folder)
+    assert_same_run(uninterrupted, folder)
 
 
 def test_a_resume_without_a_run_is_refused(tmp_path):
