@@ -148,12 +148,12 @@ def test_wrong_prediction_options(capsys, trained, options, words):
 
 
 def test_ctrl_c_ends_with_130_and_the_advice(capsys, monkeypatch):
-    import segfocus.verbs
+    import segfocus.verbs.training
 
     def stop(arguments):
         raise KeyboardInterrupt("stopped after step 3 of 9; go on with: segfocus train --resume runs/x")
 
-    monkeypatch.setattr(segfocus.verbs, "train", stop)
+    monkeypatch.setattr(segfocus.verbs.training, "train", stop)
     code, _, error = run(capsys, "train", "x")
     assert code == 130
     assert error == "segfocus: stopped after step 3 of 9; go on with: segfocus train --resume runs/x\n"
@@ -232,7 +232,7 @@ def test_changes_are_checked():
 
 
 def test_a_length_given_replaces_the_recipes_in_any_unit():
-    from segfocus.verbs import _one_length
+    from segfocus.verbs.training import _one_length
 
     assert _one_length({"training": {"minutes": 2.0, "seed": 1}})["training"] == {
         "epochs": None,

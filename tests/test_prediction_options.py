@@ -123,12 +123,12 @@ def test_a_file_error_that_nobody_caught_is_one_line(capsys, monkeypatch):
     def denied(arguments):
         raise PermissionError(13, "Permission denied", "/some/file")
 
-    monkeypatch.setattr("segfocus.verbs.train", denied)
+    monkeypatch.setattr("segfocus.verbs.training.train", denied)
     assert refused(capsys, "train", "x") == "segfocus: error: /some/file: Permission denied\n"
 
     def nameless(arguments):
         raise OSError("odd")
 
-    monkeypatch.setattr("segfocus.verbs.train", nameless)
+    monkeypatch.setattr("segfocus.verbs.training.train", nameless)
     with pytest.raises(OSError, match="odd"):
         main(["train", "x"])

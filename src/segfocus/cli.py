@@ -1,6 +1,7 @@
 """`segfocus VERB ...`: finds the verb, and turns every problem a user can mend into one line.
 
-Exit status: 0 done, 2 a problem that the line on standard error explains, 130 stopped by Ctrl-C.
+Exit status: 0 done, 1 done but something was found wrong (doctor) or left out (report), 2 a problem that the line on
+standard error explains, 130 stopped by Ctrl-C.
 This module imports nothing heavy: `segfocus --help` answers without torch.
 """
 
@@ -9,11 +10,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 from segfocus import __version__
 from segfocus.console import notices, say, table
 from segfocus.errors import SegfocusError, nearest
+from segfocus.verbs import function_of
 
 VERBS = {
     "demo": "train, measure and look: generated scenes, CPU, no download, a few minutes",
@@ -23,7 +24,7 @@ VERBS = {
     "list": "what there is: methods, datasets, recipes",
     "describe": "a recipe or checkpoint in numbers: parameters, GMAC, output maps",
 }
-"""verb -> what it does; each is a function of that name in segfocus.verbs (`list` is `list_`)"""
+"""verb -> what it does; see `segfocus.verbs.function_of`"""
 
 _ABOUT = """segfocus: semantic segmentation where it fails.
 
@@ -79,10 +80,9 @@ def _run(arguments: list[str]) -> int:
     from segfocus.allocator import tune_allocator
 
     tune_allocator()  # before anything allocates large blocks
-    function = getattr(import_module("segfocus.verbs"), "list_" if verb == "list" else verb)
+    function = function_of(verb)
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         with notices():
-            function(rest)
-    else:  # a process that a multi-process run started: the first one speaks for all
-        function(rest)
-    return 0
+            return function(rest) or 0
+    # a process that a multi-process run started: the first one speaks for all
+    return function(rest) or 0

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from typing import Literal
 
-_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "plain": "0"}
-Style = Literal["bold", "dim", "red", "green", "plain"]
+_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "plain": "0"}
+Style = Literal["bold", "dim", "red", "green", "yellow", "plain"]
 
 
 def say(text: str = "", *, error: bool = False, style: Style = "plain") -> None:
