@@ -4,7 +4,13 @@ from sklearn import metrics as sklearn_metrics
 
 from segfocus.errors import SegfocusError
 from segfocus.metrics import confusion
-from segfocus.metrics.confusion import confusion_matrix, histogram, joint_histogram, scores_from_confusion
+from segfocus.metrics.confusion import (
+    category_iou,
+    confusion_matrix,
+    histogram,
+    joint_histogram,
+    scores_from_confusion,
+)
 from tests.metrics import slow_twins
 
 
@@ -92,3 +98,14 @@ def test_any_prediction_is_accepted_under_void():
 def test_refuses(target, prediction, classes, words):
     with pytest.raises(SegfocusError, match=words):
         confusion_matrix(target, prediction, classes)
+
+
+def test_frequency_weighted_iou_and_categories_by_hand():
+    matrix = np.array([[6, 1, 1], [0, 1, 1], [2, 0, 4]])
+    scores = scores_from_confusion(matrix)
+    iou = np.array([6 / 10, 1 / 3, 4 / 8])
+    assert scores["frequency_weighted_iou"] == pytest.approx((8 * iou[0] + 2 * iou[1] + 6 * iou[2]) / 16)
+    # classes 0 and 1 are one category: 8 of its pixels are right, 10 are true, 10 are predicted
+    found = category_iou(matrix, ["a", "a", None])
+    assert found == {"a": pytest.approx(8 / (10 + 10 - 8))}
+    assert np.isnan(category_iou(np.zeros((2, 2)), ["a", "b"])["a"])

@@ -73,7 +73,7 @@ def test_a_refused_picture_leaves_the_counts_as_they_were():
 def test_refusals():
     with pytest.raises(SegfocusError, match="expected 5 class names, got 2: a, b"):
         Counts(5).summary(["a", "b"])
-    with pytest.raises(SegfocusError, match="expected counts of 5 classes"):
+    with pytest.raises(SegfocusError, match="expected counts made alike"):
         Counts(5).merge(Counts(4))
     with pytest.raises(SegfocusError, match="boundary distances"):
         Counts(5, (0,))

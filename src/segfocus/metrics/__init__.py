@@ -1,32 +1,65 @@
 """Scores as sums of counts: exact whatever the batching and the number of processes.
 
-The functions take NumPy label maps (uint8, train ids, 255 = void) and import no torch; `ConfusionMatrix`,
-`BoundaryIoU` and `SegmentationScores` are the same counts as torchmetrics, imported on first use.
+Functions and tallies take NumPy label maps (uint8, train ids, 255 = void) and import no torch.  `TallyMetric` makes a
+torchmetrics `Metric` of any tally; `ConfusionMatrix`, `BoundaryIoU` and `SegmentationScores` are the common ones.
+Everything is imported on first use.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segfocus.metrics.binary import ForegroundScores as ForegroundScores
+    from segfocus.metrics.bootstrap import Bootstrap as Bootstrap
     from segfocus.metrics.boundary import boundary_band as boundary_band
     from segfocus.metrics.boundary import boundary_counts as boundary_counts
     from segfocus.metrics.boundary import boundary_iou as boundary_iou
+    from segfocus.metrics.boundary_f import BoundaryF as BoundaryF
+    from segfocus.metrics.calibration import Calibration as Calibration
+    from segfocus.metrics.changes import Changes as Changes
+    from segfocus.metrics.comparison import Comparison as Comparison
+    from segfocus.metrics.confusion import category_iou as category_iou
     from segfocus.metrics.confusion import confusion_matrix as confusion_matrix
     from segfocus.metrics.confusion import scores_from_confusion as scores_from_confusion
+    from segfocus.metrics.headroom import Headroom as Headroom
+    from segfocus.metrics.instance import InstanceScores as InstanceScores
+    from segfocus.metrics.mean_boundary_accuracy import MeanBoundaryAccuracy as MeanBoundaryAccuracy
+    from segfocus.metrics.labels import labels_from_scores as labels_from_scores
+    from segfocus.metrics.regions import RegionErrors as RegionErrors
     from segfocus.metrics.scores import Counts as Counts
+    from segfocus.metrics.suite import Suite as Suite
+    from segfocus.metrics.tally import Tally as Tally
+    from segfocus.metrics.thin import ThinStructures as ThinStructures
     from segfocus.metrics.torch_metrics import BoundaryIoU as BoundaryIoU
     from segfocus.metrics.torch_metrics import ConfusionMatrix as ConfusionMatrix
     from segfocus.metrics.torch_metrics import SegmentationScores as SegmentationScores
+    from segfocus.metrics.torch_metrics import TallyMetric as TallyMetric
 
 _HOMES = {
+    "Bootstrap": "bootstrap",
+    "BoundaryF": "boundary_f",
     "BoundaryIoU": "torch_metrics",
+    "Calibration": "calibration",
+    "Changes": "changes",
+    "Comparison": "comparison",
     "ConfusionMatrix": "torch_metrics",
     "Counts": "scores",
+    "ForegroundScores": "binary",
+    "Headroom": "headroom",
+    "InstanceScores": "instance",
+    "MeanBoundaryAccuracy": "mean_boundary_accuracy",
+    "RegionErrors": "regions",
     "SegmentationScores": "torch_metrics",
+    "Suite": "suite",
+    "Tally": "tally",
+    "TallyMetric": "torch_metrics",
+    "ThinStructures": "thin",
     "boundary_band": "boundary",
     "boundary_counts": "boundary",
     "boundary_iou": "boundary",
+    "category_iou": "confusion",
     "confusion_matrix": "confusion",
+    "labels_from_scores": "labels",
     "scores_from_confusion": "confusion",
 }
 

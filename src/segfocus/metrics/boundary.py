@@ -36,7 +36,7 @@ def boundary_band(labels: np.ndarray, distance: int) -> Bool[np.ndarray, "height
     Args:
         labels: uint8 height x width; void is a label like any other here.
     """
-    return _level(labels, check_distances([distance])) == 0
+    return band_level(labels, check_distances([distance])) == 0
 
 
 def boundary_counts(
@@ -68,7 +68,7 @@ def boundary_counts(
     # Buffers are reused: fresh pages would cost more than the arithmetic.
     bands = max(1, VOID // num_classes)
     for rows in (slice(start, start + bands) for start in range(0, len(order), bands)):
-        in_target, in_guess = (_level(labels, order[rows], step=num_classes) for labels in (target, guess))
+        in_target, in_guess = (band_level(labels, order[rows], step=num_classes) for labels in (target, guess))
         in_both = np.maximum(in_target, in_guess)
         cv2.add(target, in_target, dst=in_target)
         cv2.add(guess, in_guess, dst=in_guess)
@@ -99,7 +99,7 @@ def check_distances(distances: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(d) for d in distances)
 
 
-def _level(labels: np.ndarray, distances: Sequence[int], step: int = 1) -> UInt8[np.ndarray, "height width"]:
+def band_level(labels: np.ndarray, distances: Sequence[int], step: int = 1) -> UInt8[np.ndarray, "height width"]:
     """`step` for every band that does not reach a pixel: with ascending distances, step x the first that does."""
     labels = np.ascontiguousarray(labels)
     level, outside = cv2.dilate(labels, _SQUARE), cv2.erode(labels, _SQUARE)

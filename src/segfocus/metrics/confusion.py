@@ -6,7 +6,7 @@ prediction says there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -38,12 +38,14 @@ def confusion_matrix(target: np.ndarray, prediction: np.ndarray, num_classes: in
 
 
 def scores_from_confusion(matrix: Real[np.ndarray, "classes classes"]) -> dict[str, Any]:
-    """Scores in [0, 1] of a confusion matrix (rows = truth): miou, iou, pixel_accuracy, mean_accuracy.
+    """Scores in [0, 1] of a confusion matrix (rows = truth): miou, iou, pixel_accuracy, mean_accuracy,
+    frequency_weighted_iou.
 
     `iou` is one value a class: intersection / union, both summed over all pictures before dividing.  A class that
     is neither in the truth nor in the prediction has no union: its IoU is NaN and `miou` leaves it out.  A class
     that is only predicted scores 0 and counts.  `mean_accuracy` averages the recall of the classes that are in the
-    truth.  Without any labelled pixel all scores are NaN.
+    truth.  `frequency_weighted_iou` weighs each IoU with the class's share of the true pixels (Long et al. 2015).
+    Without any labelled pixel all scores are NaN.
     """
     matrix = matrix.astype(np.float64)
     hits, truth, guess = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
@@ -53,7 +55,25 @@ def scores_from_confusion(matrix: Real[np.ndarray, "classes classes"]) -> dict[s
         "iou": iou,
         "pixel_accuracy": float(ratio(hits.sum(), matrix.sum())),
         "mean_accuracy": mean_of_present(ratio(hits, truth)),
+        "frequency_weighted_iou": float(ratio(np.nansum(truth * iou), truth.sum())),
     }
+
+
+def category_iou(
+    matrix: Real[np.ndarray, "classes classes"], categories: Sequence[str | None]
+) -> dict[str, float]:
+    """IoU of each category (NaN when it is in neither truth nor prediction), as Cityscapes scores it.
+
+    A pixel is right when its predicted class belongs to the category of its true class; classes without a category
+    (None) are outside all of them.
+    """
+    matrix = matrix.astype(np.float64)
+    scores: dict[str, float] = {}
+    for category in dict.fromkeys(name for name in categories if name is not None):
+        member = np.array([name == category for name in categories])
+        hits = matrix[np.ix_(member, member)].sum()
+        scores[category] = float(ratio(hits, matrix[member].sum() + matrix[:, member].sum() - hits))
+    return scores
 
 
 def ratio(part: Any, whole: Any) -> Float64[np.ndarray, "..."]:
@@ -74,7 +94,7 @@ def joint_histogram(first: np.ndarray, second: np.ndarray, rows: int, columns: i
     Both uint8 and of one shape.  Counted in parts that float32 holds exactly, so exact at any size.
     """
     total = np.zeros((rows, columns), np.int64)
-    for parts in _parts(first, second):
+    for parts in exact_parts(first, second):
         total += _counts(cv2.calcHist(parts, [0, 1], None, [rows, columns], [0, rows, 0, columns]), (rows, columns))
     return total
 
@@ -82,12 +102,12 @@ def joint_histogram(first: np.ndarray, second: np.ndarray, rows: int, columns: i
 def histogram(values: np.ndarray, count: int) -> Int64[np.ndarray, "count"]:
     """How often each value 0 to count - 1 occurs in a uint8 array height x width; exact at any size."""
     total = np.zeros(count, np.int64)
-    for parts in _parts(values):
+    for parts in exact_parts(values):
         total += _counts(cv2.calcHist(parts, [0], None, [count], [0, count]), (count,))
     return total
 
 
-def _parts(*maps: np.ndarray) -> Iterator[list[np.ndarray]]:
+def exact_parts(*maps: np.ndarray) -> Iterator[list[np.ndarray]]:
     """The maps in parts of few enough pixels for exact counts; whole rows, which OpenCV spreads over threads."""
     maps = tuple(np.ascontiguousarray(values) for values in maps)
     if maps[0].shape[1] > _EXACT:

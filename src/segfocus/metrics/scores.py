@@ -10,84 +10,102 @@ import numpy as np
 
 from segfocus.data.classes import Classes
 from segfocus.errors import SegfocusError
-from segfocus.metrics.boundary import boundary_counts, check_distances
-from segfocus.metrics.confusion import VOID, confusion_matrix, mean_of_present, ratio, scores_from_confusion
+from segfocus.metrics.boundary import check_distances
+from segfocus.metrics.comparison import Comparison
+from segfocus.metrics.confusion import VOID, category_iou, mean_of_present, ratio, scores_from_confusion
+from segfocus.metrics.tally import Tally, by_name, names_of, number
 
 
-class Counts:
-    """Sums of counts over pictures.  Order, batching and merging change nothing; memory does not grow.
+class Counts(Tally):
+    """IoU, accuracy and Boundary IoU.
 
-    State (int64): `confusion` [truth, prediction], `boundary_intersection` and `boundary_union`
-    [distances, classes], and `n_pictures`.
+    State: `confusion` [truth, prediction], `boundary_intersection` and `boundary_union` [bands, classes], and
+    `n_pictures`.
     """
 
-    def __init__(self, num_classes: int, distances: Sequence[int] = (1, 3, 5)) -> None:
-        """Zero counts for classes 0 to num_classes - 1 and Boundary IoU at `distances` px (may be empty)."""
-        self.num_classes = num_classes
-        self.distances = check_distances(distances) if distances else ()
-        self.confusion = np.zeros((num_classes, num_classes), np.int64)
-        self.boundary_intersection = np.zeros((len(self.distances), num_classes), np.int64)
-        self.boundary_union = np.zeros((len(self.distances), num_classes), np.int64)
-        self.n_pictures = 0
+    def __init__(self, num_classes: int, distances: Sequence[int] = (1, 3, 5), shares: Sequence[float] = ()) -> None:
+        """Zero counts for classes 0 to num_classes - 1.
 
-    def update(self, target: np.ndarray, prediction: np.ndarray) -> None:
-        """Add one picture: uint8 height x width train ids, 255 = void in the truth.
+        Args:
+            num_classes: 1 to 254.
+            distances: of the Boundary IoU, in px; may be empty.
+            shares: further distances, as shares of each picture's diagonal (0.02 is the paper's), rounded to whole px
+                and at least 1 as the paper's code does; they come after `distances`.
 
         Raises:
-            SegfocusError: wrong dtype, unequal sizes or values outside the classes; the counts stay as they were.
+            SegfocusError: distances below 1 px or shares outside 0 to 1.
         """
-        confusion = confusion_matrix(target, prediction, self.num_classes)
-        if self.distances:
-            intersection, union = boundary_counts(target, prediction, self.num_classes, self.distances)
-            self.boundary_intersection += intersection
-            self.boundary_union += union
-        self.confusion += confusion
-        self.n_pictures += 1
+        super().__init__(num_classes)
+        self.distances = check_distances(distances) if distances else ()
+        self.shares = tuple(shares)
+        if any(not 0 < share < 1 for share in self.shares):
+            raise SegfocusError(f"boundary distances: expected shares of the diagonal in (0, 1), got {list(shares)}")
+        bands = len(self.distances) + len(self.shares)
+        self.counts = {
+            "confusion": np.zeros((num_classes, num_classes), np.int64),
+            "boundary_intersection": np.zeros((bands, num_classes), np.int64),
+            "boundary_union": np.zeros((bands, num_classes), np.int64),
+            "n_pictures": np.zeros((), np.int64),
+        }
 
-    def merge(self, other: Counts) -> None:
-        """Add the counts of another process or part of the pictures."""
-        if (self.num_classes, self.distances) != (other.num_classes, other.distances):
-            raise SegfocusError(
-                f"expected counts of {self.num_classes} classes at distances {self.distances}, "
-                f"got {other.num_classes} classes at {other.distances}"
-            )
-        self.confusion += other.confusion
-        self.boundary_intersection += other.boundary_intersection
-        self.boundary_union += other.boundary_union
-        self.n_pictures += other.n_pictures
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        return (self.num_classes, self.distances, self.shares)
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """int64 [truth, prediction]"""
+        return self.counts["confusion"]
+
+    @property
+    def n_pictures(self) -> int:
+        return int(self.counts["n_pictures"])
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the Boundary IoU's distances: '3' is px, '2%' of the diagonal."""
+        return (*map(str, self.distances), *(f"{100 * share:g}%" for share in self.shares))
+
+    def count(self, comparison: Comparison) -> dict[str, np.ndarray]:
+        diagonal = math.hypot(*comparison.target.shape)
+        distances = (*self.distances, *(max(1, round(share * diagonal)) for share in self.shares))
+        intersection, union = comparison.boundary_counts(distances)
+        return {
+            "confusion": comparison.confusion,
+            "boundary_intersection": intersection,
+            "boundary_union": union,
+            "n_pictures": np.int64(1),
+        }
 
     def boundary_iou(self) -> np.ndarray:
-        """Boundary IoU in [0, 1], [distances, classes]; NaN for a class that is in neither truth nor prediction."""
-        return ratio(self.boundary_intersection, self.boundary_union)
+        """Boundary IoU in [0, 1], [bands, classes]; NaN for a class that is in neither truth nor prediction."""
+        return ratio(self.counts["boundary_intersection"], self.counts["boundary_union"])
 
     def summary(self, classes: Classes | Sequence[str]) -> dict[str, Any]:
         """The scores as strict JSON values: fractions in [0, 1], None for a class that is absent (see
         `scores_from_confusion`), means over the classes that are present.
 
-        Keys: miou, per_class {name: iou}, pixel_accuracy, mean_accuracy, boundary_iou {"1": mean over classes, ...},
-        boundary_iou_per_class {"1": {name: value}, ...}, classes, n_pictures, ignore.
+        Keys: miou, per_class {name: iou}, pixel_accuracy, mean_accuracy, frequency_weighted_iou,
+        boundary_iou {"1": mean over classes, ...}, boundary_iou_per_class {"1": {name: value}, ...}, classes,
+        n_pictures, ignore; where the classes have categories also category_miou and per_category {name: iou}.
         """
-        names = list(classes if isinstance(classes, Sequence) else classes.names)
-        if len(names) != self.num_classes:
-            raise SegfocusError(f"expected {self.num_classes} class names, got {len(names)}: {', '.join(names)}")
+        names = names_of(classes, self.num_classes)
         scores = scores_from_confusion(self.confusion)
-        boundary = dict(zip(map(str, self.distances), self.boundary_iou(), strict=True))
-        return {
-            "miou": _number(scores["miou"]),
-            "per_class": _by_name(names, scores["iou"]),
-            "pixel_accuracy": _number(scores["pixel_accuracy"]),
-            "mean_accuracy": _number(scores["mean_accuracy"]),
-            "boundary_iou": {distance: _number(mean_of_present(values)) for distance, values in boundary.items()},
-            "boundary_iou_per_class": {distance: _by_name(names, values) for distance, values in boundary.items()},
+        boundary = dict(zip(self.bands, self.boundary_iou(), strict=True))
+        found = {
+            "miou": number(scores["miou"]),
+            "per_class": by_name(names, scores["iou"]),
+            "pixel_accuracy": number(scores["pixel_accuracy"]),
+            "mean_accuracy": number(scores["mean_accuracy"]),
+            "frequency_weighted_iou": number(scores["frequency_weighted_iou"]),
+            "boundary_iou": {distance: number(mean_of_present(values)) for distance, values in boundary.items()},
+            "boundary_iou_per_class": {distance: by_name(names, values) for distance, values in boundary.items()},
             "classes": names,
             "n_pictures": self.n_pictures,
             "ignore": VOID,
         }
-
-
-def _by_name(names: list[str], values: np.ndarray) -> dict[str, float | None]:
-    return {name: _number(value) for name, value in zip(names, values, strict=True)}
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+        if isinstance(classes, Classes) and any(classes.category):
+            categories = category_iou(self.confusion, classes.category)
+            found["category_miou"] = number(mean_of_present(np.array([*categories.values()])))
+            found["per_category"] = by_name(list(categories), categories.values())
+        return found

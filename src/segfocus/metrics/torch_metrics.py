@@ -1,4 +1,4 @@
-"""The counts as torchmetrics: states are sums, so any batching and any number of processes give the same scores.
+"""Tallies as torchmetrics: states are sums, so any batching and any number of processes give the same scores.
 
 Thin shells: labels are handed to the NumPy functions on the CPU, which is where they are fastest (a 1024 x 2048
 pair costs less there than one `torch.bincount`).
@@ -6,6 +6,7 @@ pair costs less there than one `torch.bincount`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,27 +18,91 @@ from torchmetrics import Metric
 
 from segfocus.data.classes import Classes
 from segfocus.errors import SegfocusError
-from segfocus.metrics.boundary import boundary_counts, check_distances
-from segfocus.metrics.confusion import confusion_matrix, ratio, scores_from_confusion
+from segfocus.metrics.comparison import Comparison
+from segfocus.metrics.confusion import ratio, scores_from_confusion
 from segfocus.metrics.scores import Counts
+from segfocus.metrics.suite import Suite
+from segfocus.metrics.tally import Tally
 
 
-class ConfusionMatrix(Metric):
-    """Confusion matrix over all pixels that are not void; `compute` gives int64 [truth, prediction]."""
+class TallyMetric(Metric):
+    """Any `segfocus.metrics.Tally` as a Metric: `TallyMetric(BoundaryF(19), names)`; `compute` gives its summary."""
 
     is_differentiable = False
+    higher_is_better = True
     full_state_update = False
+
+    def __init__(self, tally: Tally, classes: Classes | Sequence[str], **kwargs: Any) -> None:
+        """
+        Args:
+            tally: what to count; its own counts are left alone.
+            classes: the classes, or their names.
+            kwargs: of `torchmetrics.Metric`.
+        """
+        super().__init__(**kwargs)
+        self.classes = classes
+        self._empty = copy.deepcopy(tally)
+        for value in self._empty.counts.values():
+            value[...] = 0
+        self._states = {name: name.replace("/", "__") for name in tally.counts}
+        for name, state in self._states.items():
+            zeros = torch.from_numpy(self._empty.counts[name].copy())
+            self.add_state(state, zeros, dist_reduce_fx="sum")
+
+    def update(
+        self,
+        preds: Tensor,
+        target: Tensor,
+        probabilities: Tensor | None = None,
+        instances: Tensor | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """Add pictures.
+
+        Args:
+            preds: train ids "batch height width" or "height width", any integer dtype.
+            target: the same shape; 255 = void.
+            probabilities: "batch classes height width" or "classes height width", for tallies that need them.
+            instances: integers of the shape of `target`, for tallies that need them.
+            names: of the pictures, for bootstrap intervals.
+        """
+        pairs = _pairs(preds, target)
+        several = preds.ndim == 3
+        for index, (truth, guess) in enumerate(pairs):
+            found = self._empty.count(
+                Comparison(
+                    truth,
+                    guess,
+                    self._empty.num_classes,
+                    probabilities=_array(probabilities, index if several else None),
+                    instances=_array(instances, index if several else None),
+                    name="" if names is None else names[index],
+                )
+            )
+            for name, value in found.items():
+                state = self._states[name]
+                setattr(self, state, getattr(self, state) + torch.as_tensor(value).to(self.device))
+
+    def tally(self) -> Tally:
+        """The state of this process as NumPy counts (inside `compute`: of all processes)."""
+        found = copy.deepcopy(self._empty)
+        for name, state in self._states.items():
+            found.counts[name][...] = getattr(self, state).cpu().numpy()
+        return found
+
+    def compute(self) -> Any:
+        """The tally's summary; strict JSON values."""
+        return self.tally().summary(self.classes)
+
+
+class ConfusionMatrix(TallyMetric):
+    """Confusion matrix over all pixels that are not void; `compute` gives int64 [truth, prediction]."""
+
+    higher_is_better = None
     confusion: Tensor
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.num_classes = num_classes
-        self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add train ids "batch height width" or "height width" (any integer dtype; 255 = void in `target`)."""
-        for truth, guess in _pairs(preds, target):
-            self.confusion += self._state(confusion_matrix(truth, guess, self.num_classes))
+        super().__init__(Counts(num_classes, ()), _numbered(num_classes), **kwargs)
 
     def compute(self) -> Int[Tensor, "truth prediction"]:
         """The counts so far."""
@@ -47,82 +112,60 @@ class ConfusionMatrix(Metric):
         """`segfocus.metrics.scores_from_confusion` of the counts so far (over all processes)."""
         return scores_from_confusion(self.compute().cpu().numpy())
 
-    def _state(self, counts: np.ndarray) -> Tensor:
-        return torch.from_numpy(counts).to(self.device)
 
+class BoundaryIoU(TallyMetric):
+    """Boundary IoU of each class (see `segfocus.metrics.boundary`); `compute` gives float64 [bands, classes]."""
 
-class BoundaryIoU(Metric):
-    """Boundary IoU of each class (see `segfocus.metrics.boundary`); `compute` gives float64 [distances, classes]."""
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    intersection: Tensor
-    union: Tensor
-
-    def __init__(self, num_classes: int, distances: Sequence[int] = (1, 3, 5), **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.num_classes = num_classes
-        self.distances = check_distances(distances)
-        shape = (len(self.distances), num_classes)
-        self.add_state("intersection", torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("union", torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add train ids "batch height width" or "height width" (any integer dtype; 255 = void in `target`)."""
-        for truth, guess in _pairs(preds, target):
-            intersection, union = boundary_counts(truth, guess, self.num_classes, self.distances)
-            self.intersection += torch.from_numpy(intersection).to(self.device)
-            self.union += torch.from_numpy(union).to(self.device)
-
-    def compute(self) -> Float[Tensor, "distances classes"]:
-        """Values in [0, 1]; NaN for a class that is in neither truth nor prediction."""
-        return torch.from_numpy(ratio(self.intersection.cpu().numpy(), self.union.cpu().numpy()))
-
-
-class SegmentationScores(Metric):
-    """All of `segfocus.metrics.Counts` in one pass; `compute` gives the scores dictionary of `Counts.summary`."""
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    confusion: Tensor
     boundary_intersection: Tensor
     boundary_union: Tensor
-    n_pictures: Tensor
 
-    def __init__(self, classes: Classes | Sequence[str], distances: Sequence[int] = (1, 3, 5), **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.classes = tuple(classes if isinstance(classes, Sequence) else classes.names)
-        self.distances = tuple(distances)
-        zero = self._zero()
-        for name in ("confusion", "boundary_intersection", "boundary_union"):
-            self.add_state(name, torch.from_numpy(getattr(zero, name)), dist_reduce_fx="sum")
-        self.add_state("n_pictures", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+    def __init__(
+        self, num_classes: int, distances: Sequence[int] = (1, 3, 5), shares: Sequence[float] = (), **kwargs: Any
+    ) -> None:
+        """Bands `distances` px wide, then `shares` of each picture's diagonal."""
+        super().__init__(Counts(num_classes, distances, shares), _numbered(num_classes), **kwargs)
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add train ids "batch height width" or "height width" (any integer dtype; 255 = void in `target`)."""
-        counts = self._zero()
-        for truth, guess in _pairs(preds, target):
-            counts.update(truth, guess)
-        for name in ("confusion", "boundary_intersection", "boundary_union"):
-            setattr(self, name, getattr(self, name) + torch.from_numpy(getattr(counts, name)).to(self.device))
-        self.n_pictures = self.n_pictures + counts.n_pictures
+    def compute(self) -> Float[Tensor, "bands classes"]:
+        """Values in [0, 1]; NaN for a class that is in neither truth nor prediction."""
+        return torch.from_numpy(ratio(self.boundary_intersection.cpu().numpy(), self.boundary_union.cpu().numpy()))
 
-    def counts(self) -> Counts:
-        """The state of this process as NumPy counts (inside `compute`: of all processes)."""
-        counts = self._zero()
-        for name in ("confusion", "boundary_intersection", "boundary_union"):
-            setattr(counts, name, getattr(self, name).cpu().numpy().copy())
-        counts.n_pictures = int(self.n_pictures)
-        return counts
 
-    def compute(self) -> dict[str, Any]:
-        """The scores of `Counts.summary`; strict JSON values."""
-        return self.counts().summary(self.classes)
+class SegmentationScores(TallyMetric):
+    """The scores of `segfocus.metrics.Suite` in one pass; by default IoU, accuracy and Boundary IoU alone."""
 
-    def _zero(self) -> Counts:
-        return Counts(len(self.classes), self.distances)
+    def __init__(
+        self,
+        classes: Classes | Sequence[str],
+        distances: Sequence[int] = (1, 3, 5),
+        groups: str | Sequence[str] = "basic",
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            classes: the classes; names alone do for the basic scores.
+            distances: px of the Boundary IoU.
+            groups: "basic", or as for `Suite`, which then needs the `Classes`.
+            kwargs: probabilities, instances, instance_sizes of `Suite`; the others of `torchmetrics.Metric`.
+        """
+        if groups == "basic":
+            names = classes if isinstance(classes, Sequence) else classes.names
+            tally: Tally = Counts(len(names), distances)
+        else:
+            if not isinstance(classes, Classes):
+                raise SegfocusError("metrics: expected Classes for more than the basic scores, got names; try Classes.of")
+            own = {name: kwargs.pop(name) for name in ("probabilities", "instances", "instance_sizes") if name in kwargs}
+            tally = Suite(classes, groups, distances, **own)  # pyright: ignore
+        super().__init__(tally, classes, **kwargs)
+
+
+def _numbered(num_classes: int) -> list[str]:
+    return [str(train_id) for train_id in range(num_classes)]
+
+
+def _array(values: Tensor | None, index: int | None) -> np.ndarray | None:
+    if values is None:
+        return None
+    return (values if index is None else values[index]).detach().cpu().numpy()
 
 
 def _pairs(preds: Tensor, target: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:

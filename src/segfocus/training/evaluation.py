@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 import segfocus
 from segfocus.errors import SegfocusError
-from segfocus.metrics.scores import Counts
+from segfocus.metrics.comparison import Comparison
+from segfocus.metrics.suite import Suite
 from segfocus.recipe import DataConfig, EvaluationConfig
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def evaluate(
     split: str | None = None,
     evaluation: EvaluationConfig | None = None,
     device: str = "auto",
+    metrics: str | Sequence[str] = "basic",
     on_picture: Callable[[str, np.ndarray, np.ndarray, Prediction], None] | None = None,
 ) -> dict[str, Any]:
     """Dataset-level scores of a checkpoint, in float32, each picture at its own size.
@@ -37,10 +39,11 @@ def evaluate(
         split: default the recipe's validation split.
         evaluation: window, scales, flip, boundary distances; default the recipe's.
         device: "auto", "cpu", "cuda", ...
+        metrics: "basic", "all", or groups of `segfocus.metrics.suite.GROUPS`.
         on_picture: called with (name, picture uint8 HW3, target uint8 HW with 255 = void, prediction) for each.
 
     Returns:
-        `Counts.summary` with the further key "how": checkpoint, dataset, split, window, stride, scales, flip and the
+        `Suite.summary` with the further key "how": checkpoint, dataset, split, window, stride, scales, flip and the
         segfocus version.
 
     Raises:
@@ -59,7 +62,6 @@ def evaluate(
     own = data.name == loaded.recipe.data.name and data.classes in (None, loaded.recipe.data.classes)
     dataset = open_dataset(data, split, classes=loaded.classes if own else None)
     _same_classes(loaded.classes, dataset.classes, f"{data.name} {split}")
-    trained = loaded.classes.num_classes
     predictor = Predictor(
         loaded,
         window=evaluation.window,
@@ -69,13 +71,23 @@ def evaluate(
         device=device,
         max_pixels=data.max_pixels,
     )
-    counts = Counts(trained, evaluation.boundary_distances)
+    suite = Suite(loaded.classes, metrics, evaluation.boundary_distances, probabilities=True)
     for index in tqdm(range(len(dataset)), "evaluate", unit="picture", disable=None, leave=False):
         picture, target = dataset.read(index)
         prediction = predictor(picture)
-        counts.update(target, prediction.labels)
+        name = dataset.pairs[index].name
+        suite.add(
+            Comparison(
+                target,
+                prediction.labels,
+                loaded.classes.num_classes,
+                probabilities=prediction.probabilities,
+                importance=prediction.importance,
+                name=name,
+            )
+        )
         if on_picture is not None:
-            on_picture(dataset.pairs[index].name, picture, target, prediction)
+            on_picture(name, picture, target, prediction)
     how = {
         "checkpoint": where,
         "dataset": data.name,
@@ -87,7 +99,7 @@ def evaluate(
         "precision": "float32",
         "segfocus": segfocus.__version__,
     }
-    return {**counts.summary(loaded.classes), "how": how}
+    return {**suite.summary(), "how": how}
 
 
 def _same_classes(trained: Classes, found: Classes, where: str) -> None:
