@@ -96,7 +96,10 @@ def interleaved(contestants: dict[str, Callable[[], Any]], repeats: int = REPEAT
                 wall[name].append(1e3 * (time.perf_counter() - start))
                 processor[name].append(1e3 * (time.process_time() - used))
     return {
-        name: {"wall_ms": round(statistics.median(wall[name]), 2), "cpu_ms": round(statistics.median(processor[name]), 2)}
+        name: {
+            "wall_ms": round(statistics.median(wall[name]), 2),
+            "cpu_ms": round(statistics.median(processor[name]), 2),
+        }
         for name in contestants
     }
 
@@ -113,7 +116,8 @@ def kernels() -> dict[str, Any]:
     truth, guess = torch.from_numpy(target).long(), torch.from_numpy(prediction).long()
     small = torch.from_numpy(logits)[None]
     metrics = {
-        checks: MulticlassConfusionMatrix(NUM_CLASSES, ignore_index=255, validate_args=checks) for checks in (True, False)
+        checks: MulticlassConfusionMatrix(NUM_CLASSES, ignore_index=255, validate_args=checks)
+        for checks in (True, False)
     }
     wide = round(0.02 * float(np.hypot(*SIZE)))
 
@@ -184,7 +188,9 @@ def full_set() -> dict[str, Any]:
         )
 
     suite = Suite(classes, **options)
-    found = interleaved({"all groups": lambda: suite.add(compared()), "basic": lambda: Suite(classes, "basic").add(compared())}, 5)
+    found = interleaved(
+        {"all groups": lambda: suite.add(compared()), "basic": lambda: Suite(classes, "basic").add(compared())}, 5
+    )
     parts = {group: [] for group in suite.tallies}
     for _ in range(5):
         comparison = compared()
@@ -230,7 +236,9 @@ def start_up() -> dict[str, float]:
             times = []
             for _ in range(6):
                 start = time.perf_counter()
-                subprocess.run([sys.executable, "-c", code, verb, *arguments], cwd=folder, check=True, capture_output=True)
+                subprocess.run(
+                    [sys.executable, "-c", code, verb, *arguments], cwd=folder, check=True, capture_output=True
+                )
                 times.append(time.perf_counter() - start)
             found[verb] = round(statistics.median(times[1:]), 3)
     return found

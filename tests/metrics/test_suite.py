@@ -33,7 +33,9 @@ def pictures(classes: Classes = CLASSES, count: int = 6) -> list[dict]:
         target[:3, :7] = 255
         logits = rng.normal(size=(n, *target.shape)) + 2 * (np.arange(n)[:, None, None] == target)
         probabilities = np.exp(logits) / np.exp(logits).sum(0)
-        instances = np.where((target >= 2) & (target < 255), np.kron(np.arange(30).reshape(5, 6), np.ones((6, 6))) + 1, 0)
+        instances = np.where(
+            (target >= 2) & (target < 255), np.kron(np.arange(30).reshape(5, 6), np.ones((6, 6))) + 1, 0
+        )
         found.append(
             {
                 "target": target,
@@ -78,7 +80,18 @@ def test_every_group_of_scores_comes_out_as_strict_json():
     assert json.loads(json.dumps(four, allow_nan=False)) == four
     assert four["left_out"] == {"binary": "no two-class task"}
     assert "left_out" not in two
-    for key in ("miou", "regions", "trimap", "boundary_f", "mba", "thin", "instance", "calibration", "intervals", "headroom"):
+    for key in (
+        "miou",
+        "regions",
+        "trimap",
+        "boundary_f",
+        "mba",
+        "thin",
+        "instance",
+        "calibration",
+        "intervals",
+        "headroom",
+    ):
         assert key in four, key
     assert "binary" in two
     assert four["thin"].keys() == {"pole"}
@@ -112,7 +125,7 @@ def test_groups_are_chosen_and_what_they_lack_is_said():
         Suite(CLASSES, "basic").merge(Suite(CLASSES, ["thin"]))
     # a picture without what the others have is refused, and nothing of it is counted
     suite = everything()
-    with pytest.raises(SegfocusError, match="expected an instance map|expected probabilities"):
+    with pytest.raises(SegfocusError, match=r"expected an instance map|expected probabilities"):
         suite.update(pictures()[0]["target"], pictures()[0]["prediction"], name="a")
     assert all(not value.any() for value in suite.counts.values())
 

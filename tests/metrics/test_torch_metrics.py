@@ -24,11 +24,11 @@ def batch():
 
 def test_any_batching_gives_the_numpy_counts(batch):
     preds, target = batch
-    expected = Counts(4)
+    expected = Counts(4, shares=(0.02,))
     for guess, truth in zip(preds.numpy().astype(np.uint8), target.numpy().astype(np.uint8), strict=True):
         expected.update(truth, guess)
     for sizes in ((6,), (1, 2, 3), (1,) * 6):
-        scores, confusion, boundary = SegmentationScores(NAMES), ConfusionMatrix(4), BoundaryIoU(4)
+        scores, confusion, boundary = SegmentationScores(NAMES), ConfusionMatrix(4), BoundaryIoU(4, shares=(0.02,))
         for guess, truth in zip(preds.split(list(sizes)), target.split(list(sizes)), strict=True):
             for metric in (scores, confusion, boundary):
                 metric.update(guess, truth)

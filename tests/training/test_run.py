@@ -92,7 +92,7 @@ def test_evaluate_shows_each_picture_and_takes_windows_scales_and_flips(run):
     assert seen == [(f"test_0000{index}", (48, 64, 3), (48, 64)) for index in range(3)]
     assert scores["how"]["flip"] is True
     assert scores["how"]["window"] == [32, 32]
-    assert scores["boundary_iou"].keys() == {"1", "3", "5"}
+    assert scores["boundary_iou"].keys() == {"1", "3", "5", "2%"}
 
 
 def test_validation_uses_the_recipe_s_window_scales_and_flip(tmp_path):

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from segfocus.metrics.confusion import scores_from_confusion as scores_from_confusion
     from segfocus.metrics.headroom import Headroom as Headroom
     from segfocus.metrics.instance import InstanceScores as InstanceScores
-    from segfocus.metrics.mean_boundary_accuracy import MeanBoundaryAccuracy as MeanBoundaryAccuracy
     from segfocus.metrics.labels import labels_from_scores as labels_from_scores
+    from segfocus.metrics.mean_boundary_accuracy import MeanBoundaryAccuracy as MeanBoundaryAccuracy
     from segfocus.metrics.regions import RegionErrors as RegionErrors
     from segfocus.metrics.scores import Counts as Counts
     from segfocus.metrics.suite import Suite as Suite

@@ -26,10 +26,9 @@ from jaxtyping import Float64, Int64
 
 from segfocus.data.classes import Classes
 from segfocus.errors import SegfocusError
-from segfocus.metrics.calibration import SUM_UNIT, as_sum_units
 from segfocus.metrics.comparison import Comparison
 from segfocus.metrics.confusion import joint_histogram, ratio
-from segfocus.metrics.tally import UNIT, Tally, as_units, names_of, number
+from segfocus.metrics.tally import SUM_UNIT, UNIT, Tally, as_sum_units, as_units, names_of, number
 
 BETA_SQUARED = 0.3
 """weight of recall in the F-measure, as everywhere in saliency"""

@@ -27,10 +27,8 @@ from segfocus.errors import SegfocusError
 from segfocus.metrics.comparison import Comparison
 from segfocus.metrics.confusion import VOID, joint_histogram, ratio
 from segfocus.metrics.regions import DISTANCE_EDGES, bin_names
-from segfocus.metrics.tally import Tally, number, numbers
+from segfocus.metrics.tally import SUM_UNIT, Tally, as_sum_units, number, numbers
 
-SUM_UNIT = 2**20
-"""a picture's float64 sum over pixels, as an integer in units of 2**-20: exact sums over millions of pictures"""
 LEAST = 1e-7
 """smallest probability of the true class that the NLL sees"""
 _BANDS = len(DISTANCE_EDGES) + 1
@@ -116,11 +114,6 @@ def expected_calibration_error(
     """ECE in [0, 1] from sums over the pixels of each bin (last axis): how many, how many right, and their
     confidence; NaN without pixels."""
     return ratio(np.abs(correct - confidence).sum(-1), pixels.sum(-1))
-
-
-def as_sum_units(sums: np.ndarray) -> np.ndarray:
-    """float64 sums over a picture's pixels as integers in units of 2**-20, rounded."""
-    return np.rint(sums * SUM_UNIT).astype(np.int64)
 
 
 def _most_probable(

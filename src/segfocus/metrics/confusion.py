@@ -59,9 +59,7 @@ def scores_from_confusion(matrix: Real[np.ndarray, "classes classes"]) -> dict[s
     }
 
 
-def category_iou(
-    matrix: Real[np.ndarray, "classes classes"], categories: Sequence[str | None]
-) -> dict[str, float]:
+def category_iou(matrix: Real[np.ndarray, "classes classes"], categories: Sequence[str | None]) -> dict[str, float]:
     """IoU of each category (NaN when it is in neither truth nor prediction), as Cityscapes scores it.
 
     A pixel is right when its predicted class belongs to the category of its true class; classes without a category

@@ -74,7 +74,7 @@ class Counts(Tally):
             "confusion": comparison.confusion,
             "boundary_intersection": intersection,
             "boundary_union": union,
-            "n_pictures": np.int64(1),
+            "n_pictures": np.ones((), np.int64),
         }
 
     def boundary_iou(self) -> np.ndarray:

@@ -135,10 +135,10 @@ class Suite(Tally):
         if "intervals" in self.tallies and "intervals" in before.tallies:
             from segfocus.metrics.bootstrap import Bootstrap, difference_intervals
 
-            pair = before.tallies["intervals"], self.tallies["intervals"]
-            assert isinstance(pair[0], Bootstrap)
-            assert isinstance(pair[1], Bootstrap)
-            intervals = difference_intervals(*pair, self.classes)
+            first, second = before.tallies["intervals"], self.tallies["intervals"]
+            assert isinstance(first, Bootstrap)
+            assert isinstance(second, Bootstrap)
+            intervals = difference_intervals(first, second, self.classes)
         found: dict[str, Any] = {}
         for key in ("miou", "pixel_accuracy"):
             found[key] = _change(now[key], then[key], intervals.get(key))

@@ -2,7 +2,7 @@
 
 Every state is int64, so the sums are exact: order, batching, merging and the number of processes change nothing,
 and memory does not grow with the number of pictures.  Where a score averages fractions, the fraction is counted in
-units of 2**-40 (`as_units`), which keeps twelve decimals and adds exactly.
+units of 2**-40 (`as_units`), which keeps twelve decimals and adds exactly; sums over pixels in units of 2**-20.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from segfocus.metrics.comparison import Comparison
 
 UNIT = 2**40
 """a fraction of 1 as an integer; room for 8 million fractions in int64"""
+SUM_UNIT = 2**20
+"""a picture's float64 sum over pixels as an integer; room for millions of pictures"""
 
 
 class Tally(ABC):
@@ -90,6 +92,11 @@ class Tally(ABC):
 def as_units(fractions: Any) -> np.ndarray:
     """Fractions in [0, 1] as integers in units of 2**-40, rounded."""
     return np.rint(np.asarray(fractions, np.float64) * UNIT).astype(np.int64)
+
+
+def as_sum_units(sums: np.ndarray) -> np.ndarray:
+    """Sums over a picture's pixels as integers in units of 2**-20, rounded."""
+    return np.rint(sums * SUM_UNIT).astype(np.int64)
 
 
 def number(value: Any) -> float | None:

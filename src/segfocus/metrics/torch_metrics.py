@@ -21,7 +21,7 @@ from segfocus.errors import SegfocusError
 from segfocus.metrics.comparison import Comparison
 from segfocus.metrics.confusion import ratio, scores_from_confusion
 from segfocus.metrics.scores import Counts
-from segfocus.metrics.suite import Suite
+from segfocus.metrics.suite import DIAGONAL_SHARE, Suite
 from segfocus.metrics.tally import Tally
 
 
@@ -149,11 +149,15 @@ class SegmentationScores(TallyMetric):
         """
         if groups == "basic":
             names = classes if isinstance(classes, Sequence) else classes.names
-            tally: Tally = Counts(len(names), distances)
+            tally: Tally = Counts(len(names), distances, (DIAGONAL_SHARE,))
         else:
             if not isinstance(classes, Classes):
-                raise SegfocusError("metrics: expected Classes for more than the basic scores, got names; try Classes.of")
-            own = {name: kwargs.pop(name) for name in ("probabilities", "instances", "instance_sizes") if name in kwargs}
+                raise SegfocusError(
+                    "metrics: expected Classes for more than the basic scores, got names; try Classes.of"
+                )
+            own = {
+                name: kwargs.pop(name) for name in ("probabilities", "instances", "instance_sizes") if name in kwargs
+            }
             tally = Suite(classes, groups, distances, **own)  # pyright: ignore
         super().__init__(tally, classes, **kwargs)
 
