@@ -20,6 +20,8 @@ VERBS = {
     "demo": "train, measure and look: generated scenes, CPU, no download, a few minutes",
     "train": "train a recipe on pictures and masks; writes a run folder with weights, scores and a report",
     "evaluate": "score a checkpoint on a split of a data set",
+    "report": "say where predictions of any model are wrong, from files on disk: one HTML page",
+    "doctor": "examine pictures and masks before training: sizes, values, classes, duplicates",
     "predict": "label pictures",
     "list": "what there is: methods, datasets, recipes",
     "describe": "a recipe or checkpoint in numbers: parameters, GMAC, output maps",

@@ -72,15 +72,35 @@ def pair(values: list[int] | None) -> tuple[int, int] | None:
     return None if values is None else (values[0], values[1])
 
 
-def one_of_each(text: str, valid: tuple[str, ...]) -> tuple[str, ...]:
-    """The different words of --save, in order."""
+def one_of_each(text: str, valid: tuple[str, ...], option: str = "--save") -> tuple[str, ...]:
+    """The different words of a text like labels,overlay, in order."""
     kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     for kind in kinds:
         if kind not in valid:
-            raise SegfocusError(f"--save: unknown '{kind}'; {nearest(kind, valid)}")
+            raise SegfocusError(f"{option}: unknown '{kind}'; {nearest(kind, valid)}")
     if not kinds:
-        raise SegfocusError(f"--save: expected some of {','.join(valid)}, got nothing")
+        raise SegfocusError(f"{option}: expected some of {','.join(valid)}, got nothing")
     return kinds
+
+
+def add_metrics_option(parser: ArgumentParser, default: str) -> None:
+    """Add --metrics; see `chosen_metrics`."""
+    from segfocus.metrics.suite import GROUPS
+
+    parser.add_argument("--metrics", metavar="NAMES", help=f"basic, all, or some of {','.join(GROUPS)} [{default}]")
+
+
+def chosen_metrics(text: str | None) -> str | list[str] | None:
+    """Groups of scores of a text like regions,thin; None where none was given.
+
+    Raises:
+        SegfocusError: an unknown group.
+    """
+    from segfocus.metrics.suite import GROUPS
+
+    if text is None or text in ("basic", "all"):
+        return text
+    return list(one_of_each(text, (*GROUPS, "basic", "all"), "--metrics"))
 
 
 def add_max_pixels(parser: ArgumentParser) -> None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from segfocus.console import say
 from segfocus.options import add_recipe_options, changed, overrides, parse, verb_parser
 from segfocus.prediction_options import (
+    add_metrics_option,
     add_max_pixels,
     add_prediction_options,
     check_target,
+    chosen_metrics,
     evaluation_changes,
     max_pixels_changes,
 )
@@ -25,7 +27,7 @@ def evaluate(arguments: list[str]) -> None:
     """Score a checkpoint on a split."""
     parser = verb_parser(
         "evaluate",
-        "CHECKPOINT [--data.root DIR] [--split val] [--json FILE] [--report DIR]",
+        "CHECKPOINT [--data.root DIR] [--split val] [--metrics all] [--json FILE] [--report DIR]",
         "Scores a checkpoint at the pictures' own sizes. Data options and the way predictions are made default to "
         "those of the checkpoint's recipe.",
     )
@@ -36,6 +38,7 @@ def evaluate(arguments: list[str]) -> None:
         help="split of the data set [the recipe's data.val_split; all of --data.images where that is given]",
     )
     parser.add_argument("--json", metavar="FILE", help="write the scores there")
+    add_metrics_option(parser, "all with --report, else basic")
     parser.add_argument("--report", metavar="DIR", help="write report.html there")
     parser.add_argument("--worst", type=int, default=12, metavar="N", help="pictures in the report [12]")
     add_prediction_options(parser)
@@ -59,6 +62,7 @@ def evaluate(arguments: list[str]) -> None:
         report=None if values.report is None else Path(values.report),
         device=values.device,
         worst=values.worst,
+        metrics=chosen_metrics(values.metrics) or ("basic" if values.report is None else "all"),
         command=shlex.join(["segfocus", "evaluate", *arguments]),
     )
     show_scores(scores)

@@ -15,6 +15,8 @@ def show_scores(scores: dict[str, Any]) -> None:
 
     rows = [(name, percent(value)) for name, value in scores["per_class"].items()]
     rows += [("mIoU", percent(scores["miou"])), ("pixel accuracy", percent(scores["pixel_accuracy"]))]
-    rows += [(f"Boundary IoU {d} px", percent(value)) for d, value in scores["boundary_iou"].items()]
+    for distance, value in scores["boundary_iou"].items():
+        width = f"{distance.removesuffix('%')} % of the diagonal" if distance.endswith("%") else f"{distance} px"
+        rows.append((f"Boundary IoU {width}", percent(value)))
     say(f"IoU in percent, {scores['n_pictures']} pictures")
     say(table(rows))

@@ -1,0 +1,159 @@
+"""Files of several folders that belong to one picture: matched by relative path without extension and ending."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segfocus.data.pictures import PICTURE_EXTENSIONS
+from segfocus.errors import SegfocusError
+
+_log = logging.getLogger("segfocus")
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder with at most one file for each picture."""
+
+    option: str
+    """what names the folder on the command line: '--predictions'"""
+    folder: Path
+    suffix_option: str
+    """what names the ending: '--prediction-suffix'"""
+    suffix: str = ""
+    """ending of the names (before the extension) that is left out; files without it are passed over"""
+    extensions: Collection[str] = PICTURE_EXTENSIONS
+    optional: bool = False
+    """pictures without such a file are kept"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture's files."""
+
+    name: str
+    """relative path without extension and ending, with /"""
+    files: Mapping[str, Path]
+    """option -> file; an optional one may be absent"""
+
+
+def match_files(labels: Source, others: Sequence[Source], allow_missing: bool = False) -> tuple[list[Row], list[str]]:
+    """Rows of all labels that have a file in every source that is not optional, sorted by name.
+
+    Files without a label are left out with a notice, as are, with `allow_missing`, labels that lack one.
+
+    Returns:
+        The rows, and the names of the labels that lack a file.
+
+    Raises:
+        SegfocusError: a folder is missing or empty, no file has the ending, two files have one name, nothing matches,
+            or (without `allow_missing`) labels lack a file: the first are listed.
+    """
+    found = {source.option: named_files(source) for source in (labels, *others)}
+    wanted = found[labels.option]
+    missing: dict[str, None] = {}
+    for source in others:
+        absent = [name for name in wanted if name not in found[source.option]]
+        if len(absent) == len(wanted):
+            raise _no_match(labels, wanted, source, found[source.option])
+        if extra := len(found[source.option]) - len(wanted) + len(absent):
+            _log.info(
+                "%s: %d of %d files have no label and are left out", source.folder, extra, len(found[source.option])
+            )
+        if not absent:
+            continue
+        if source.optional:
+            _log.warning("%s: none for %d of %d labels", source.folder, len(absent), len(wanted))
+            continue
+        if not allow_missing:
+            raise SegfocusError(
+                f"{source.option} {source.folder}: expected a file for each of {len(wanted)} labels, got none for "
+                f"{len(absent)}: {_listed(absent)}; try --allow-missing to score the others alone"
+            )
+        _log.warning("%s: %d of %d labels have no file there and are left out", source.folder, len(absent), len(wanted))
+        missing |= dict.fromkeys(absent)
+    rows = [
+        Row(name, {option: files[name] for option, files in found.items() if name in files})
+        for name in wanted
+        if name not in missing
+    ]
+    if not rows:
+        raise SegfocusError(f"{labels.folder}: expected a label with a file in every folder, got none")
+    return rows, list(missing)
+
+
+def named_files(source: Source) -> dict[str, Path]:
+    """Relative path without extension and ending -> file, sorted; hidden files and folders are left out.
+
+    Raises:
+        SegfocusError: no such folder, no such files, none with the ending, or two with one name.
+    """
+    folder = source.folder
+    if not folder.is_dir():
+        got = "a file" if folder.exists() else "nothing there"
+        raise SegfocusError(f"{source.option} {folder}: expected a folder, got {got}; try its full path")
+    paths = [path for path in _below(folder) if path.suffix.lower() in source.extensions]
+    if not paths:
+        raise _empty(source)
+    names: dict[str, Path] = {}
+    for path in paths:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if not name.endswith(source.suffix):
+            continue
+        name = name.removesuffix(source.suffix)
+        if name in names:
+            raise SegfocusError(
+                f"{source.option} {folder}: expected one file called '{name}', got {names[name].name} and {path.name}; "
+                "try a folder of one kind"
+            )
+        names[name] = path
+    if not names:
+        raise SegfocusError(
+            f"{source.suffix_option}: expected names that end in '{source.suffix}' in {folder}, got {len(paths)} files "
+            f"such as '{paths[0].stem}'"
+        )
+    if passed := len(paths) - len(names):
+        _log.info("%s: %d files do not end in '%s' and are passed over", folder, passed, source.suffix)
+    return names
+
+
+def _below(folder: Path) -> list[Path]:
+    """Files that are not hidden, sorted."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(folder / path for path in found if not any(part.startswith(".") for part in path.parts))
+
+
+def _empty(source: Source) -> SegfocusError:
+    others = _below(source.folder)
+    got = f"{len(others)} other files such as {others[0].name}" if others else "an empty folder"
+    lossy = any(path.suffix.lower() in (".jpg", ".jpeg") for path in others)
+    advice = "PNG: JPEG changes values" if lossy else "the folder above or below"
+    endings = ", ".join(sorted(source.extensions))
+    return SegfocusError(f"{source.option} {source.folder}: expected files ({endings}), got {got}; try {advice}")
+
+
+def _no_match(labels: Source, wanted: Iterable[str], source: Source, found: Iterable[str]) -> SegfocusError:
+    """Says what the names look like on both sides, and the option that would make them equal where one would."""
+    label, file = next(iter(wanted)), next(iter(found))
+    shorter = sorted((name for name in found if label.startswith(name)), key=len)
+    longer = sorted((name for name in found if name.startswith(label)), key=len)
+    stems = {name.rsplit("/", 1)[-1] for name in found}
+    if shorter:
+        advice = f"{labels.suffix_option} {label.removeprefix(shorter[-1])}"
+    elif longer:
+        advice = f"{source.suffix_option} {longer[0].removeprefix(label)}"
+    elif label.rsplit("/", 1)[-1] in stems:
+        advice = "the folder above or below: only the subfolders differ"
+    else:
+        advice = f"{labels.suffix_option} or {source.suffix_option} to leave out endings"
+    return SegfocusError(
+        f"{source.option} {source.folder}: expected files called like the labels, such as '{label}', got such as "
+        f"'{file}'; try {advice}"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
