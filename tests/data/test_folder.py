@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from segfocus.data import dataset_classes, open_dataset
-from segfocus.data.folder import held_out
+from segfocus.data.folder import names_held_out
 from segfocus.data.pairs import pair_folders
 from segfocus.errors import SegfocusError
 from segfocus.recipe import DataConfig
@@ -122,7 +122,7 @@ def test_lossy_masks_are_refused(tmp_path):
         dataset_classes(config)
 
 
-def testheld_out_share_is_fixed_and_disjoint(tmp_path):
+def test_held_out_share_is_fixed_and_disjoint(tmp_path):
     config = write_pairs(tmp_path, count=20)
     config.val_share = 0.25
     train, val = ([pair.name for pair in open_dataset(config, split).pairs] for split in ("train", "val"))
@@ -135,11 +135,11 @@ def testheld_out_share_is_fixed_and_disjoint(tmp_path):
 @pytest.mark.parametrize("share", [0.05, 0.15, 0.5])
 def test_a_picture_keeps_its_side_as_others_are_added(share):
     names = [f"day_{number // 50}/frame_{number:05d}" for number in range(400)]
-    whole = held_out(names, share)
+    whole = names_held_out(names, share)
     assert abs(len(whole) / 400 - share) < 0.06
     for count in (60, 61, 100, 399):
-        assert held_out(names[:count], share) == whole & set(names[:count])
-    assert held_out(names[::-1], share) == whole
+        assert names_held_out(names[:count], share) == whole & set(names[:count])
+    assert names_held_out(names[::-1], share) == whole
 
 
 def test_each_side_gets_a_pair_where_the_threshold_leaves_none():
@@ -147,8 +147,8 @@ def test_each_side_gets_a_pair_where_the_threshold_leaves_none():
         return hashlib.sha256(name.encode()).digest()
 
     names = ["a", "b", "c"]
-    assert held_out(names, 1e-9) == {min(names, key=place)}
-    assert held_out(names, 1 - 1e-9) == set(names) - {max(names, key=place)}
+    assert names_held_out(names, 1e-9) == {min(names, key=place)}
+    assert names_held_out(names, 1 - 1e-9) == set(names) - {max(names, key=place)}
 
 
 def test_validation_folders_of_their_own(tmp_path):

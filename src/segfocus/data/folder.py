@@ -92,7 +92,7 @@ def pairs(config: DataConfig, split: str) -> list[Pair]:
     found = pair_folders(config.images, config.masks)
     if split == "all" or config.val_images:
         return found
-    held_out = held_out([pair.name for pair in found], config.val_share)
+    held_out = names_held_out([pair.name for pair in found], config.val_share)
     return [pair for pair in found if (pair.name in held_out) == (split == "val")]
 
 
@@ -113,7 +113,7 @@ def dataset(
     return SegmentationDataset(found, classes, transform, seed, config.max_pixels)
 
 
-def held_out(names: list[str], share: float) -> set[str]:
+def names_held_out(names: list[str], share: float) -> set[str]:
     """Names below a threshold of their hashes, whatever other names there are; see `pairs`."""
     if not 0 < share < 1:
         raise SegfocusError(f"data.val_share: expected a share between 0 and 1, got {share}; try 0.15")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segfocus.data.doctor.findings import MOST_PLACES, Level, Place, Problem
-from segfocus.data.folder import held_out as held_out
+from segfocus.data.folder import names_held_out
 from segfocus.data.pictures import PICTURE_EXTENSIONS, list_pictures
 from segfocus.errors import SegfocusError
 from segfocus.recipe import DataConfig
@@ -86,7 +86,7 @@ def divide(items: list[Item], val_items: list[Item] | None) -> Division:
     if len(items) < 2:
         return Division(items, "a single pair")
     share = DataConfig().val_share
-    outside = held_out([item.name for item in items], share)
+    outside = names_held_out([item.name for item in items], share)
     splits = {item.name: "val" if item.name in outside else "train" for item in items}
     return Division(_sorted(items, splits), f"as training would: {share:.0%} held out by name")
 
