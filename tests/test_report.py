@@ -1,6 +1,7 @@
 """The page: what it says, that it is safe and self-contained, and that memory does not grow."""
 
 import base64
+import functools
 import html.parser
 import re
 import tracemalloc
@@ -12,7 +13,10 @@ import pytest
 from segfocus.data.classes import Classes
 from segfocus.errors import SegfocusError
 from segfocus.metrics.scores import Counts
-from segfocus.report import Entry, Pictures, build_report
+from segfocus.report import Entry, Pictures, build_report, write_report
+from segfocus.report.definitions import DEFINITIONS
+from tests.report.scores import CLASSES as THREE
+from tests.report.scores import full_scores
 
 CLASSES = Classes.of(["ground", "<b>wall</b>", "pole"])
 
@@ -47,8 +51,10 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.tags, self.text, self._hidden = [], "", 0
+        self.tags, self.text, self._parts, self._hidden = [], "", [], 0
+        self.source = text
         self.feed(text)
+        self.words = " ".join(" ".join(self._parts).split())
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
@@ -60,6 +66,7 @@ class Page(html.parser.HTMLParser):
     def handle_data(self, data):
         if not self._hidden:
             self.text += data
+            self._parts.append(data)
 
     def all(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
@@ -79,13 +86,12 @@ def test_page_shows_the_worst_pictures_worst_first(tmp_path):
 def test_page_states_the_scores(tmp_path):
     entries = [entry(index, 20) for index in range(3)]
     scores = scores_of(entries)
-    page = Page(build_report(tmp_path, "t", scores, entries, CLASSES).read_text(encoding="utf-8"))
-    text = " ".join(page.text.split())
-    assert f"mIoU{100 * scores['miou']:.1f} %" in text
+    text = Page(build_report(tmp_path, "t", scores, entries, CLASSES).read_text(encoding="utf-8")).words
+    assert f"mIoU ? {100 * scores['miou']:.1f} %" in text
     for distance, value in scores["boundary_iou"].items():
-        assert f"Boundary IoU{100 * value:.1f} %mean IoU within {distance} px" in text
+        assert f"Boundary IoU, {distance} px ? {100 * value:.1f}" in text
     for name, value in scores["per_class"].items():
-        assert re.search(rf"{name}\W+{100 * value:.1f}", text)
+        assert re.search(rf"{name} {100 * value:.1f}", text)
 
 
 def test_share_of_pixels_and_confusions_are_those_of_all_pictures(tmp_path):
@@ -100,7 +106,7 @@ def test_share_of_pixels_and_confusions_are_those_of_all_pictures(tmp_path):
             assert pictures.confusion[row, column] == ((truth == row) & (guess == column)).sum()
     page = Page(build_report(tmp_path, "t", scores_of(entries), entries, CLASSES).read_text(encoding="utf-8"))
     share = 100 * (truth == 2).sum() / (truth != 255).sum()
-    assert f"{share:.2f}" in page.text
+    assert f"{share:.1f}" in page.text
 
 
 def test_everything_from_outside_is_escaped(tmp_path):
@@ -127,7 +133,9 @@ def test_page_needs_no_network(tmp_path):
 def test_embedded_pictures_decode_and_are_small(tmp_path):
     entries = [entry(0, 5, size=(300, 200))]
     path = build_report(tmp_path, "t", scores_of(entries), entries, CLASSES, image_size=100)
-    sources = [image["src"] for image in Page(path.read_text(encoding="utf-8")).all("img") if "src" in image]
+    images = Page(path.read_text(encoding="utf-8")).all("img")
+    sources = [image["src"] for image in images if "src" in image and image["class"] != "crisp"]
+    assert len(sources) == 5
     for source in sources:
         data = base64.b64decode(source.split(",")[1])
         assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape == (100, 67, 3)
@@ -174,3 +182,176 @@ def test_memory_does_not_grow_with_the_number_of_pictures():
 
     peak(2)  # imports and caches
     assert peak(40) < 1.3 * peak(8)
+
+
+@functools.cache
+def some_pictures() -> Pictures:
+    pictures = Pictures(THREE)
+    for index in range(3):
+        pictures.add(entry(index, 30, name=f"<script>{index}</script>"))
+    return pictures
+
+
+@pytest.fixture
+def plain_charts(monkeypatch):
+    """Drawing charts takes the most time, and has tests of its own."""
+    for name in ("bins_chart", "changes_chart", "reliability_chart"):
+        monkeypatch.setattr(f"segfocus.report.charts.{name}", lambda *_: "<svg></svg>")
+    monkeypatch.setattr("segfocus.report.compare.budget_chart", lambda *_: "<svg></svg>")
+
+
+def full_page(tmp_path, scores=None, title="t", made=None) -> Page:
+    scores = full_scores() if scores is None else scores
+    path = write_report(tmp_path, title, scores, some_pictures(), made)
+    return Page(path.read_text(encoding="utf-8"))
+
+
+SECTIONS = {
+    "regions": "Where the errors are",
+    "headroom": "Headroom in numbers",
+    "measured": "What was really gained",
+    "thin": "clDice",
+    "instance": "Every object counts alike",
+    "calibration": "Are its probabilities honest?",
+    "baseline": "What changed",
+    "per_category": "Categories",
+    "failures": "could not be measured",
+    "left_out": "not measured:",
+    "trimap": "Trimap mIoU",
+    "boundary_f": "Boundary F, 3 px",
+    "mba": "Mean boundary accuracy",
+}
+
+
+@pytest.mark.usefixtures("plain_charts")
+@pytest.mark.parametrize("key", SECTIONS)
+def test_a_section_is_there_exactly_when_its_scores_are(tmp_path, key):
+    scores = full_scores()
+    assert SECTIONS[key] in full_page(tmp_path, scores).words
+    del scores[key]
+    without = full_page(tmp_path, scores)
+    # what is explained at the end may be asked for by another section too
+    assert SECTIONS[key] not in without.words.partition("What the numbers mean")[0]
+
+
+@pytest.mark.usefixtures("plain_charts")
+@pytest.mark.parametrize("key", sorted(full_scores()))
+def test_any_single_score_may_be_missing_or_none(tmp_path, key):
+    scores = full_scores()
+    scores[key] = None
+    page = full_page(tmp_path, scores)
+    assert "nan" not in page.words.replace("name", "")
+    del scores[key]
+    assert full_page(tmp_path, scores).words
+
+
+def test_scores_come_with_intervals_and_changes(tmp_path):
+    text = full_page(tmp_path).words
+    assert "mIoU ? 60.0 % 58.0 – 62.5 ? +2.0 (+1.1 to +3.4) ?" in text
+    assert "Boundary IoU, 3 px ? 40.0 % 38.0 – 43.0 +4.0" in text
+    assert "Boundary IoU, 2 % of the diagonal ? 50.0" in text
+    assert "iIoU, objects ? 33.0 %" in text
+    assert "Brier score ? 0.123 (not %)" in text
+    assert "1 200 px fixed ? , 300 px broken ? , 50 px wrong in both ?" in text
+
+
+def test_changes_are_coloured_only_where_they_are_clear(tmp_path):
+    page = full_page(tmp_path)
+    tones = [item["class"] for name, item in page.tags if name == "span" and item.get("class", "").startswith("change")]
+    assert tones == ["change good", "change soft", "change soft"]  # mIoU; Boundary IoU; pixel accuracy
+
+
+def test_every_definition_asked_for_is_there_and_no_other(tmp_path):
+    page = full_page(tmp_path)
+    asked = {item["href"] for item in page.all("a") if item.get("class") == "info"}
+    given = {"#" + item["id"] for item in page.all("dt") if "id" in item}
+    assert asked <= given
+    assert {key.removeprefix("#def-") for key in given} <= set(DEFINITIONS)
+    always = {"#def-void", "#def-iou", "#def-miou", "#def-importance"}
+    assert given - asked <= always
+    assert len(asked) > 25
+    assert all(
+        item.get("aria-label", "").startswith("What is ") for item in page.all("a") if item.get("class") == "info"
+    )
+
+
+def test_definitions_are_complete_sentences():
+    for key, item in DEFINITIONS.items():
+        assert item.name, key
+        assert item.text.endswith("."), key
+        assert "<" not in item.text, key
+
+
+def test_ids_are_unique_and_links_lead_somewhere(tmp_path):
+    page = full_page(tmp_path)
+    ids = [item["id"] for _, item in page.tags if "id" in item]
+    assert len(ids) == len(set(ids))
+    targets = {item["href"][1:] for _, item in page.tags if item.get("href", "").startswith("#")}
+    assert targets <= set(ids)
+    labels = {name for _, item in page.tags for name in item.get("aria-labelledby", "").split()}
+    assert labels <= set(ids)
+
+
+def test_full_page_is_safe_and_needs_no_network(tmp_path):
+    attack = "<script>alert(1)</script>\"'&"
+    scores = full_scores()
+    scores["per_class"][attack] = 0.5
+    scores["left_out"] = {attack: attack}
+    page = full_page(tmp_path, scores, title=attack, made={attack: attack})
+    assert len(page.all("script")) == 1
+    assert {name for name, _ in page.tags} & {"u", "b", "i"} <= {"b", "i"}  # the page's own
+    assert not re.search(r"<b>wall|<i>smooth|<u>old|<img src=x|<script>\d", page.source)
+    assert not re.search(r"https?://|url\(|@import", page.source)
+    assert not any(name in ("link", "iframe", "object", "base", "form") for name, _ in page.tags)
+    assert all(not name.startswith("on") for _, item in page.tags for name in item)
+    policy = next(item["content"] for item in page.all("meta") if item.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+
+
+def test_charts_take_their_colours_from_the_page(tmp_path):
+    page = full_page(tmp_path)
+    assert len(page.all("svg")) == 3 + 3 + 4 + 2  # regions, changes, headroom, calibration
+    used = set(re.findall(r"var\(--(\w+)\)", "".join(re.findall(r"<svg.*?</svg>", page.source, re.S))))
+    for role in used:
+        assert len(re.findall(rf"--{role}: #", page.source)) == 2, f"--{role} in light and dark"
+
+
+def test_tables_have_as_many_cells_as_headings(tmp_path):
+    page = full_page(tmp_path)
+    for table in re.findall(r"<table data-sortable>.*?</table>", page.source, re.S):
+        head, *rows = re.findall(r"<tr>(.*?)</tr>", table, re.S)
+        for row in rows:
+            assert len(re.findall(r"<t[hd] ", row)) == len(re.findall(r"<th ", head))
+
+
+def test_failures_are_listed_and_many_are_folded(tmp_path):
+    scores = full_scores()
+    scores["failures"] = [f"val/{index}.png: broken" for index in range(25)]
+    text = full_page(tmp_path, scores).words
+    assert "25 files could not be measured" in text
+    assert "15 more" in text
+    assert "val/24.png: broken" in text
+
+
+def test_many_classes_leave_out_the_matrix(tmp_path):
+    many = Classes.of([f"class {index}" for index in range(40)])
+    target = np.arange(1600, dtype=np.uint8).reshape(40, 40) % 40
+    entries = [Entry("a", None, target, np.roll(target, 3))]
+    assert "Confusion matrix" not in Page(build_report(tmp_path, "t", {}, entries, many).read_text()).words
+    assert "Confusion matrix" in full_page(tmp_path).words
+
+
+@pytest.mark.real_data
+def test_a_report_of_real_pictures_fits_into_three_megabytes(tmp_path, shared_data):
+    from segfocus.data import camvid
+
+    def entries():
+        for path in sorted((shared_data / "camvid/images/val").glob("*.jpg"))[::8]:
+            target = cv2.imread(str(shared_data / f"camvid/masks/val/{path.stem}.png"), cv2.IMREAD_UNCHANGED)
+            guess = cv2.imread(str(shared_data / f"camvid_espnet/labels/val/{path.stem}.png"), cv2.IMREAD_UNCHANGED)
+            picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+            target[target == 11] = 255
+            yield Entry(path.stem, picture, target, guess, baseline=cv2.medianBlur(guess, 5))
+
+    path = build_report(tmp_path, "t", full_scores(), entries(), camvid.classes())
+    assert path.stat().st_size < 3e6

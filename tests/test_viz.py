@@ -49,6 +49,30 @@ def test_overlay_refuses_unequal_sizes(rng):
         viz.overlay(np.zeros((9, 13, 3), np.uint8), np.zeros((4, 4), np.uint8), CLASSES)
 
 
+@pytest.mark.parametrize("with_picture", [True, False])
+def test_change_map_says_what_became_of_every_pixel(rng, with_picture):
+    target, before, after = (labels_of(np.random.default_rng(seed)) for seed in (1, 2, 3))
+    picture = rng.integers(0, 256, (9, 13, 3)).astype(np.uint8) if with_picture else None
+    drawn = viz.change_map(target, before, after, picture)
+    ground = viz.error_map(target, target, picture)
+    kinds = set()
+    for (row, column), truth in np.ndenumerate(target):
+        was, is_ = before[row, column] == truth, after[row, column] == truth
+        kind = "void" if truth == 255 else (bool(was), bool(is_))
+        expected = {(False, True): viz.FIXED, (True, False): viz.BROKEN, (False, False): viz.STILL_WRONG}.get(
+            kind, tuple(ground[row, column])
+        )
+        assert tuple(drawn[row, column]) == expected
+        kinds.add(kind)
+    assert len(kinds) == 5
+
+
+def test_change_map_refuses_unequal_sizes():
+    small, large = np.zeros((2, 3), np.uint8), np.zeros((4, 4), np.uint8)
+    with pytest.raises(SegfocusError, match="2 x 3 pixels and 4 x 4 pixels"):
+        viz.change_map(large, small, small)
+
+
 def test_error_map_refuses_unequal_sizes():
     with pytest.raises(SegfocusError, match="2 x 3 pixels and 4 x 4 pixels"):
         viz.error_map(np.zeros((4, 4), np.uint8), np.zeros((2, 3), np.uint8))

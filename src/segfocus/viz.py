@@ -20,6 +20,8 @@ from segfocus.errors import SegfocusError
 
 WRONG = (235, 45, 40)
 """colour of a wrong pixel in an error map"""
+FIXED, BROKEN, STILL_WRONG = (0, 200, 140), (235, 45, 40), (250, 185, 50)
+"""colours of a change map; the green is bluish and the amber light, so that they differ for the colour-blind too"""
 _VOID_DARK, _VOID_LIGHT = 92, 150
 _INK, _PAPER = (24, 26, 30), (255, 255, 255)
 
@@ -140,14 +142,45 @@ def error_map(
         SegfocusError: maps or picture of different sizes.
     """
     _same_size(prediction, target)
+    wrong = (prediction != target) & (target != 255)
+    drawn = _dimmed(target, picture)
+    drawn[wrong] = WRONG if classes is None else color_map(target, classes)[wrong]
+    return drawn
+
+
+def change_map(
+    target: UInt8[ndarray, "height width"],
+    before: UInt8[ndarray, "rows columns"],
+    after: UInt8[ndarray, "rows columns"],
+    picture: UInt8[ndarray, "picture_height picture_width 3"] | None = None,
+) -> UInt8[ndarray, "height width 3"]:
+    """What a second prediction changes: pixels it fixes are green, pixels it breaks red, those that both have wrong
+    amber.
+
+    Pixels that both have right are a dimmed grey picture (or plain dark grey); void pixels are hatched.
+
+    Raises:
+        SegfocusError: maps or picture of different sizes.
+    """
+    for labels in (before, after):
+        _same_size(labels, target)
+    labelled = target != 255
+    was_wrong, is_wrong = (before != target) & labelled, (after != target) & labelled
+    drawn = _dimmed(target, picture)
+    drawn[was_wrong & ~is_wrong] = FIXED
+    drawn[is_wrong & ~was_wrong] = BROKEN
+    drawn[is_wrong & was_wrong] = STILL_WRONG
+    return drawn
+
+
+def _dimmed(target: ndarray, picture: ndarray | None) -> ndarray:
+    """A new dimmed grey picture, or plain dark grey, with void hatched: the ground of error maps."""
     if picture is None:
         drawn = np.full((*target.shape, 3), 40, np.uint8)
     else:
         _same_size(picture, target)
         drawn = (_grey(picture) * 0.45).astype(np.uint8)
     void = target == 255
-    wrong = (prediction != target) & ~void
-    drawn[wrong] = WRONG if classes is None else color_map(target, classes)[wrong]
     rows, columns = np.ogrid[: target.shape[0], : target.shape[1]]
     hatch = np.where((rows + columns) // 2 % 4 == 0, _VOID_LIGHT, _VOID_DARK).astype(np.uint8)
     drawn[void] = hatch[void][:, None]

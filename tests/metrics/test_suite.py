@@ -183,6 +183,6 @@ def test_shares_of_the_diagonal_are_rounded_and_at_least_one():
     for counts in (by_share, by_distance):  # 30 x 36 px: the diagonal is 46.9 px
         counts.update(picture["target"], picture["prediction"])
     np.testing.assert_array_equal(by_share.boundary_iou(), by_distance.boundary_iou())
-    assert by_share.bands == ("2%", "10%")
+    assert by_share.bands.names == ("2%", "10%")
     with pytest.raises(SegfocusError, match="expected shares of the diagonal"):
         Counts(4, (), (1.5,))

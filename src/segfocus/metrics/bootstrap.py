@@ -33,7 +33,7 @@ from jaxtyping import Float64, Int64
 
 from segfocus.data.classes import Classes
 from segfocus.errors import SegfocusError
-from segfocus.metrics.boundary import check_distances
+from segfocus.metrics.boundary import Bands
 from segfocus.metrics.comparison import Comparison
 from segfocus.metrics.confusion import ratio
 from segfocus.metrics.tally import Tally, names_of
@@ -43,17 +43,24 @@ class Bootstrap(Tally):
     """Weighted counts of every replicate.
 
     State: `hits`, `truth`, `guess` [replicates, classes] in px; `boundary_intersection`, `boundary_union`
-    [replicates, distances, classes] in px; `drawn` [replicates] pictures; `pictures_with` [classes], the pictures that
+    [replicates, bands, classes] in px; `drawn` [replicates] pictures; `pictures_with` [classes], the pictures that
     show a class in truth or prediction; `n_pictures`.
     """
 
     def __init__(
-        self, num_classes: int, distances: Sequence[int] = (1, 3, 5), replicates: int = 1000, seed: int = 0
+        self,
+        num_classes: int,
+        distances: Sequence[int] = (1, 3, 5),
+        shares: Sequence[float] = (),
+        *,
+        replicates: int = 1000,
+        seed: int = 0,
     ) -> None:
         """
         Args:
             num_classes: 1 to 254.
             distances: of the Boundary IoU, in px; may be empty.
+            shares: further ones, as shares of each picture's diagonal.
             replicates: 1000 place the ends of a 95 % interval to about 4 % of its half width (standard error).
             seed: another one draws other weights.
 
@@ -63,11 +70,11 @@ class Bootstrap(Tally):
         super().__init__(num_classes)
         if replicates < 2:
             raise SegfocusError(f"bootstrap: expected at least 2 replicates, got {replicates}; try 1000")
-        self.distances = check_distances(distances) if distances else ()
+        self.bands = Bands(tuple(distances), tuple(shares))
         self.replicates = replicates
         self.seed = seed
         per_class = (replicates, num_classes)
-        per_band = (replicates, len(self.distances), num_classes)
+        per_band = (replicates, len(self.bands.names), num_classes)
         self.counts = {
             "hits": np.zeros(per_class, np.int64),
             "truth": np.zeros(per_class, np.int64),
@@ -81,7 +88,7 @@ class Bootstrap(Tally):
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        return (self.num_classes, self.distances, self.replicates, self.seed)
+        return (self.num_classes, self.bands, self.replicates, self.seed)
 
     def count(self, comparison: Comparison) -> dict[str, np.ndarray]:
         """
@@ -91,7 +98,7 @@ class Bootstrap(Tally):
         weights = poisson_weights(comparison.name, self.replicates, self.seed)
         matrix = comparison.confusion
         truth, guess = matrix.sum(1), matrix.sum(0)
-        intersection, union = comparison.boundary_counts(self.distances)
+        intersection, union = comparison.boundary_counts(self.bands.widths(comparison.target.shape))
         once = {
             "hits": matrix.diagonal(),
             "truth": truth,
@@ -107,7 +114,7 @@ class Bootstrap(Tally):
         """The scores of every replicate, replicates first, NaN where one has nothing to score.
 
         Keys, in [0, 1]: miou, pixel_accuracy, mean_accuracy [replicates]; per_class [replicates, classes];
-        boundary_iou [replicates, distances]; boundary_iou_per_class [replicates, distances, classes].
+        boundary_iou [replicates, bands]; boundary_iou_per_class [replicates, bands, classes].
         """
         hits, truth, guess = (self.counts[name] for name in ("hits", "truth", "guess"))
         iou = ratio(hits, truth + guess - hits)
@@ -218,7 +225,7 @@ def _describe(
         columns = zip(names, values.T, pictures_with.tolist(), strict=True)
         return {name: span(column, pictures) for name, column, pictures in columns}
 
-    bands = [str(distance) for distance in bootstrap.distances]
+    bands = bootstrap.bands.names
     return {
         "level": level,
         "replicates": bootstrap.replicates,

@@ -18,7 +18,9 @@ class that touches void has a contour there; void pixels are never counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -97,6 +99,38 @@ def check_distances(distances: Sequence[int]) -> tuple[int, ...]:
             f"boundary distances: expected whole pixels from 1 to 4096, got {list(distances)}; try 1 3 5"
         )
     return tuple(int(d) for d in distances)
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Widths of the bands in which Boundary IoU is counted: some in px, some as shares of each picture's diagonal.
+
+    Raises:
+        SegfocusError: distances that are no whole px from 1 to 4096, or shares outside (0, 1).
+    """
+
+    distances: tuple[int, ...]
+    """px"""
+    shares: tuple[float, ...] = ()
+    """of the diagonal; 0.02 is the paper's"""
+
+    def __post_init__(self) -> None:
+        if self.distances:
+            check_distances(self.distances)
+        if any(not 0 < share < 1 for share in self.shares):
+            raise SegfocusError(
+                f"boundary distances: expected shares of the diagonal in (0, 1), got {list(self.shares)}; try 0.02"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """'3' is px, '2%' of the diagonal."""
+        return (*map(str, self.distances), *(f"{100 * share:g}%" for share in self.shares))
+
+    def widths(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """px for a picture of (height, width); shares are rounded, to at least 1, as the paper's code does."""
+        diagonal = math.hypot(*size)
+        return (*self.distances, *(max(1, round(share * diagonal)) for share in self.shares))
 
 
 def band_level(labels: np.ndarray, distances: Sequence[int], step: int = 1) -> UInt8[np.ndarray, "height width"]:

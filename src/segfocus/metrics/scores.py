@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from segfocus.data.classes import Classes
-from segfocus.errors import SegfocusError
-from segfocus.metrics.boundary import check_distances
+from segfocus.metrics.boundary import Bands
 from segfocus.metrics.comparison import Comparison
 from segfocus.metrics.confusion import VOID, category_iou, mean_of_present, ratio, scores_from_confusion
 from segfocus.metrics.tally import Tally, by_name, names_of, number
@@ -36,11 +34,8 @@ class Counts(Tally):
             SegfocusError: distances below 1 px or shares outside 0 to 1.
         """
         super().__init__(num_classes)
-        self.distances = check_distances(distances) if distances else ()
-        self.shares = tuple(shares)
-        if any(not 0 < share < 1 for share in self.shares):
-            raise SegfocusError(f"boundary distances: expected shares of the diagonal in (0, 1), got {list(shares)}")
-        bands = len(self.distances) + len(self.shares)
+        self.bands = Bands(tuple(distances), tuple(shares))
+        bands = len(self.bands.names)
         self.counts = {
             "confusion": np.zeros((num_classes, num_classes), np.int64),
             "boundary_intersection": np.zeros((bands, num_classes), np.int64),
@@ -50,7 +45,7 @@ class Counts(Tally):
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        return (self.num_classes, self.distances, self.shares)
+        return (self.num_classes, self.bands)
 
     @property
     def confusion(self) -> np.ndarray:
@@ -61,15 +56,8 @@ class Counts(Tally):
     def n_pictures(self) -> int:
         return int(self.counts["n_pictures"])
 
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the Boundary IoU's distances: '3' is px, '2%' of the diagonal."""
-        return (*map(str, self.distances), *(f"{100 * share:g}%" for share in self.shares))
-
     def count(self, comparison: Comparison) -> dict[str, np.ndarray]:
-        diagonal = math.hypot(*comparison.target.shape)
-        distances = (*self.distances, *(max(1, round(share * diagonal)) for share in self.shares))
-        intersection, union = comparison.boundary_counts(distances)
+        intersection, union = comparison.boundary_counts(self.bands.widths(comparison.target.shape))
         return {
             "confusion": comparison.confusion,
             "boundary_intersection": intersection,
@@ -91,7 +79,7 @@ class Counts(Tally):
         """
         names = names_of(classes, self.num_classes)
         scores = scores_from_confusion(self.confusion)
-        boundary = dict(zip(self.bands, self.boundary_iou(), strict=True))
+        boundary = dict(zip(self.bands.names, self.boundary_iou(), strict=True))
         found = {
             "miou": number(scores["miou"]),
             "per_class": by_name(names, scores["iou"]),

@@ -219,7 +219,7 @@ def _binary(given: _Given) -> Tally:
 def _intervals(given: _Given) -> Tally:
     from segfocus.metrics.bootstrap import Bootstrap
 
-    return Bootstrap(given.classes.num_classes, given.distances)
+    return Bootstrap(given.classes.num_classes, given.distances, (DIAGONAL_SHARE,))
 
 
 def _headroom(given: _Given) -> Tally:

@@ -1,104 +1,37 @@
-"""Builds the report: scores, classes and the worst pictures, as one HTML page that needs no network.
-
-Pictures stream through: of each only its counts stay, and of the worst few their small renderings, so the memory
-does not grow with the number or the size of the pictures.
-"""
+"""Builds the report: scores and the worst pictures as one HTML page that needs no network."""
 
 from __future__ import annotations
 
-import base64
-import heapq
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 import segfocus
 from segfocus import viz
 from segfocus.data.classes import Classes
-from segfocus.errors import SegfocusError
 from segfocus.files import write_text
-from segfocus.metrics.confusion import confusion_matrix, ratio, scores_from_confusion
+from segfocus.report import charts, compare, sections
+from segfocus.report.crops import PER_PICTURE
+from segfocus.report.definitions import DEFINITIONS, Definition
+from segfocus.report.findings import findings, region_words, upper_end
+from segfocus.report.images import Entry
+from segfocus.report.pictures import Pictures
+from segfocus.report.tables import count, dig, hex_color, known, percent
 
-_SHOWN_CONFUSIONS = 8
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One picture of a report."""
-
-    name: str
-    """shown as it is, usually the file's relative path"""
-    picture: np.ndarray
-    """uint8 height x width x 3, RGB"""
-    target: np.ndarray
-    """uint8 height x width, train ids, 255 = void"""
-    prediction: np.ndarray
-    """uint8 height x width, train ids"""
-    importance: np.ndarray | None = None
-    """float, the method's grid, in [0, 1]"""
-    selected: np.ndarray | None = None
-    """bool, the same grid: regions that keep the refinement"""
-
-
-@dataclass(frozen=True)
-class _Card:
-    """What stays of one of the worst pictures."""
-
-    name: str
-    error_share: float
-    miou: float
-    confusions: list[dict[str, Any]]
-    images: list[dict[str, str]]
-
-
-class Pictures:
-    """Takes pictures one by one and keeps their counts and the renderings of the worst."""
-
-    def __init__(self, classes: Classes, worst: int = 12, image_size: int = 640) -> None:
-        """Keep the `worst` pictures with the largest share of wrong pixels, `image_size` pixels on the longer side."""
-        self.classes = classes
-        self.worst = worst
-        self.image_size = image_size
-        self.confusion = np.zeros((classes.num_classes, classes.num_classes), np.int64)
-        self.seen = 0
-        self._heap: list[tuple[float, int, _Card]] = []
-
-    def add(self, entry: Entry) -> None:
-        """Count one picture, and render it when it is among the worst so far.
-
-        Raises:
-            SegfocusError: labels that are no classes, or sizes that differ.
-        """
-        if entry.picture.shape[:2] != entry.target.shape:
-            raise SegfocusError(
-                f"{entry.name}: expected picture and labels of one size, got {entry.picture.shape[:2]} and "
-                f"{entry.target.shape}"
-            )
-        counts = confusion_matrix(entry.target, entry.prediction, self.classes.num_classes)
-        self.confusion += counts
-        self.seen += 1
-        labelled = int(counts.sum())
-        if labelled == 0 or self.worst < 1:
-            return
-        error_share = 1 - int(counts.trace()) / labelled
-        # equal shares: the earlier picture counts as worse, so that the page depends on the order alone
-        rank = (error_share, -self.seen)
-        if len(self._heap) < self.worst or rank > self._heap[0][:2]:
-            item = (*rank, _card(entry, counts, error_share, self.classes, self.image_size))
-            if len(self._heap) < self.worst:
-                heapq.heappush(self._heap, item)
-            else:
-                heapq.heapreplace(self._heap, item)
-
-    def cards(self) -> list[_Card]:
-        """The worst pictures, worst first."""
-        return [card for *_, card in sorted(self._heap, key=lambda item: item[:2], reverse=True)]
+_REGIONS = {
+    "distance": ("By distance to the boundary", "px from the nearest true boundary", "px"),
+    "thickness": ("By thickness", "px wide", "px"),
+    "component_size": ("By component size", "px in one connected piece", "px"),
+}
+_CROP_WORDS = {
+    "broken": ("broken", "The windows with the most broken pixels: right in the baseline, wrong now"),
+    "fixed": ("fixed", "The windows with the most fixed pixels: wrong in the baseline, right now"),
+    "wrong": ("wrong", "The windows with the most wrong pixels"),
+    "thin": ("missed pixels of thin classes", "The windows with the most missed pixels of thin classes"),
+}
+"""kind of window -> word for its pixels, heading; in the order of the page"""
 
 
 def build_report(
@@ -130,8 +63,8 @@ def write_report(
     Args:
         out: a file ending in .html, or a folder that gets `report.html`.
         title: heading of the page.
-        scores: the scores JSON (`miou`, `per_class`, `pixel_accuracy`, `mean_accuracy`, `boundary_iou`, ...);
-            keys that are missing are left out of the page.
+        scores: the scores JSON (`Suite.summary`, with `baseline`, `measured` and `failures` where there are); a
+            section whose keys are missing is left out.
         pictures: what was collected.
         made: how the numbers were made (checkpoint, recipe, split, ...), shown in this order.
 
@@ -140,28 +73,179 @@ def write_report(
     """
     out = Path(out)
     path = out if out.suffix.lower() in {".html", ".htm"} else out / "report.html"
-    classes, matrix = pictures.classes, pictures.confusion
-    boundary = dict(scores.get("boundary_iou") or {})
-    page = _template().render(
-        title=title,
-        headline=_headline(scores, boundary),
-        distances=list(boundary),
-        rows=_class_rows(scores, boundary, matrix, classes),
-        cards=pictures.cards(),
-        seen=pictures.seen,
-        confusions=_confusions(matrix, classes, _SHOWN_CONFUSIONS, of_class=True),
-        legend=dict(zip(classes.names, map(_hex, classes.colors), strict=True)),
-        wrong=_hex(viz.WRONG),
-        made={**(made or {}), "segfocus": segfocus.__version__, "page made": date.today().isoformat()},
-        n_pictures=scores.get("n_pictures"),
-        scores_json=json.dumps(dict(scores), indent=2, default=str),
-    )
+    glossary = _Glossary()
+    content = _content(scores, pictures, made or {})
+    with_importance = any(image.title == "importance" for card in pictures.cards() for image in card.images)
+    for key in ("void", "iou", "miou", *(["importance"] if with_importance else [])):
+        glossary(key)
+    page = _template(glossary).render(title=title, with_importance=with_importance, **content)
     write_text(path, page)
     return path
 
 
-def _template():
+def _content(scores: Mapping[str, Any], pictures: Pictures, made: Mapping[str, str]) -> dict[str, Any]:
+    classes, matrix = pictures.classes, pictures.confusion
+    crops = [
+        {"kind": word, "about": about, "note": _crop_note(pictures, kind), "crops": pictures.crops(kind)}
+        for kind, (word, about) in _CROP_WORDS.items()
+        if pictures.crops(kind)
+    ]
+    return {
+        "subtitle": _subtitle(scores, classes),
+        "findings": findings(scores, matrix, classes),
+        "tiles": sections.tiles(scores),
+        "all_scores": sections.all_scores(scores),
+        "baseline": scores.get("baseline"),
+        "changed": _changes(scores, classes),
+        "regions": _regions(scores),
+        "class_table": sections.class_table(scores, matrix, classes),
+        "categories": sections.category_table(scores),
+        "confusions": sections.confusion_table(matrix, classes),
+        "matrix": sections.matrix_rows(matrix, classes),
+        "headroom_charts": compare.headroom_charts(scores),
+        "headroom": compare.headroom_table(scores),
+        "measured": compare.measured_table(scores),
+        "thin": sections.thin_table(scores, classes),
+        "instance": sections.instance_table(scores),
+        "sizes_from": dig(scores, "instance", "sizes_from"),
+        "calibration": _calibration(scores),
+        "crop_groups": crops,
+        "cards": pictures.cards(),
+        "seen": pictures.seen,
+        "legend": dict(zip(classes.names, map(hex_color, classes.colors), strict=True)),
+        "colors": {name.lower(): hex_color(getattr(viz, name)) for name in ("WRONG", "FIXED", "BROKEN", "STILL_WRONG")},
+        "failures": [str(text) for text in scores.get("failures") or []],
+        "left_out": {str(group): str(why) for group, why in (scores.get("left_out") or {}).items()},
+        "made": {**made, "segfocus": segfocus.__version__, "page made": date.today().isoformat()},
+        "scores_json": json.dumps(dict(scores), indent=1, default=str),
+    }
+
+
+def _subtitle(scores: Mapping[str, Any], classes: Classes) -> str:
+    pictures = scores.get("n_pictures")
+    parts = [] if pictures is None else [f"{count(pictures)} picture{'' if pictures == 1 else 's'}"]
+    parts.append(f"{classes.num_classes} classes")
+    if scores.get("baseline"):
+        parts.append(f"compared with {dig(scores, 'baseline', 'title') or 'a baseline'}")
+    return " · ".join([*parts, "scores in percent"])
+
+
+def _crop_note(pictures: Pictures, kind: str) -> str:
+    crops = pictures.crops(kind)
+    side = " or ".join(str(value) for value in sorted({crop.window.side for crop in crops})[:3])
+    limit = pictures.alike(kind)
+    return f"{side} px wide, enlarged; at most {PER_PICTURE} from one picture and {limit} of one kind of mistake."
+
+
+def _regions(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for name, (heading, axis, unit) in _REGIONS.items():
+        part = dig(scores, "regions", name)
+        if not part or not part.get("bins"):
+            continue
+        bins = part["bins"]
+        labels = _labels(name, bins)
+        pair = (
+            charts.Series("share of pixels", part["pixels"], "soft", "soft"),
+            charts.Series("share of errors", part["error_share"], "bad"),
+        )
+        right = [1 - rate if known(rate) else None for rate in part["error_rate"]]
+        below = [
+            charts.Series("right inside the part", right, "bar"),
+            charts.Series("mIoU inside it", part["miou"], "soft"),
+        ]
+        tables = {
+            ("Recall", "recall"): sections.bins_table(part, "recall_per_class", unit),
+            ("IoU", "iou_inside"): sections.bins_table(part, "iou_per_class", unit),
+            ("Pieces found", "found"): sections.component_table(part) if name == "component_size" else None,
+        }
+        found.append(
+            {
+                "heading": heading,
+                "define": name,
+                "words": region_words(name, part),
+                "chart": charts.bins_chart(f"chart-{name}", f"Errors: {heading}", labels, axis, pair, below),
+                "tables": [(*title, table) for title, table in tables.items() if table],
+            }
+        )
+    return found
+
+
+def _labels(name: str, bins: Sequence[str]) -> Sequence[str]:
+    """Of areas the upper ends alone, which fit below the bars and say it all, as the ranges are neighbours."""
+    if name != "component_size":
+        return bins
+    return [label if label.startswith(">") else f"≤{upper_end(label)}" for label in bins]
+
+
+def _changes(scores: Mapping[str, Any], classes: Classes) -> dict[str, Any] | None:
+    """Fixed and broken pixels; None without a baseline."""
+    changed = dig(scores, "baseline", "changed")
+    if not changed:
+        return None
+    drawn = []
+    for name, (heading, axis, _) in _REGIONS.items():
+        part = dig(changed, "per_region", name)
+        if part:
+            chart = charts.changes_chart(
+                f"changes-{name}",
+                f"Changes: {heading}",
+                _labels(name, part["bins"]),
+                axis,
+                part["fixed"],
+                part["broken"],
+            )
+            drawn.append({"heading": heading, "define": name, "chart": chart})
+    totals = {key: count(changed.get(key)) for key in ("fixed", "broken", "still_wrong")}
+    return {"totals": totals, "table": compare.changed_table(scores, classes), "charts": drawn}
+
+
+def _calibration(scores: Mapping[str, Any]) -> dict[str, Any] | None:
+    part = scores.get("calibration")
+    if not part:
+        return None
+    words = f"{percent(part.get('mean_confidence'))} % confident on average, {percent(part.get('accuracy'))} % right."
+    near = part.get("per_distance") or {}
+    chart = None
+    if near.get("bins"):
+        pair = (
+            charts.Series("confidence", near["confidence"], "soft", "soft"),
+            charts.Series("accuracy", near["accuracy"], "bar"),
+        )
+        below = [charts.Series("calibration error (ECE)", near["ece"], "bad")]
+        axis = _REGIONS["distance"][1]
+        chart = charts.bins_chart(
+            "chart-ece", "Calibration by distance to the boundary", near["bins"], axis, pair, below
+        )
+    return {
+        "words": words,
+        "ece": percent(part.get("ece")) if known(part.get("ece")) else None,
+        "reliability": charts.reliability_chart("chart-reliability", "Reliability diagram", part.get("bins") or []),
+        "near": chart,
+        "table": sections.calibration_table(scores),
+    }
+
+
+class _Glossary:
+    """Remembers which definitions the page has asked for, so that it explains these and no others."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Definition] = {}
+
+    def __call__(self, key: str | None) -> Definition | None:
+        """The definition; None for None or a key that has none."""
+        if key not in DEFINITIONS:
+            return None
+        return self.asked.setdefault(key, DEFINITIONS[key])
+
+    def used(self) -> dict[str, Definition]:
+        """Asked for so far, in the order of `DEFINITIONS`."""
+        return {key: text for key, text in DEFINITIONS.items() if key in self.asked}
+
+
+def _template(glossary: _Glossary):
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("segfocus.report", "."),
@@ -170,109 +254,8 @@ def _template():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
-    environment.filters["data"] = _data
+    environment.filters["percent"] = percent
+    environment.filters["svg"] = Markup  # charts are built by an XML library, which has escaped their texts
+    environment.globals["define"] = glossary
+    environment.globals["glossary"] = glossary.used
     return environment.get_template("template.html")
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None or np.isnan(value) else f"{100 * value:.{digits}f}"
-
-
-def _data(value: float | None) -> str:
-    """A number for sorting and bar lengths; absent values come last."""
-    return "-1" if value is None or np.isnan(value) else f"{value:.6f}"
-
-
-def _hex(color: Iterable[int]) -> str:
-    return "#" + "".join(f"{int(value):02x}" for value in color)
-
-
-def _headline(scores: Mapping[str, Any], boundary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found = [
-        ("mIoU", "mean over classes of intersection / union", "miou"),
-        ("Pixel accuracy", "correct share of the labelled pixels", "pixel_accuracy"),
-        ("Mean accuracy", "mean over classes of the share found", "mean_accuracy"),
-    ]
-    tiles = [{"name": name, "about": about, "value": scores[key]} for name, about, key in found if key in scores]
-    for distance, value in boundary.items():
-        about = f"mean IoU within {distance} px of the classes' edges"
-        tiles.append({"name": "Boundary IoU", "about": about, "value": value})
-    return tiles
-
-
-def _class_rows(
-    scores: Mapping[str, Any], boundary: Mapping[str, Any], matrix: np.ndarray, classes: Classes
-) -> list[dict[str, Any]]:
-    per_class = scores.get("per_class") or {}
-    per_distance = scores.get("boundary_iou_per_class") or {}
-    shares = ratio(matrix.sum(1), np.full(classes.num_classes, matrix.sum()))
-    return [
-        {
-            "name": name,
-            "color": _hex(color),
-            "iou": per_class.get(name),
-            "boundary": [(per_distance.get(distance) or {}).get(name) for distance in boundary],
-            "share": float(shares[index]),
-        }
-        for index, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True))
-    ]
-
-
-def _card(entry: Entry, counts: np.ndarray, error_share: float, classes: Classes, size: int) -> _Card:
-    shown = [
-        ("picture", entry.picture, ".jpg"),
-        ("truth", viz.color_map(entry.target, classes), ".png"),
-        ("prediction", viz.color_map(_void_like(entry.prediction, entry.target), classes), ".png"),
-        ("error", viz.error_map(entry.target, entry.prediction, entry.picture), ".jpg"),
-    ]
-    if entry.importance is not None:
-        # drawn at the picture's own size, where the grid's cells are squares of whole pixels; shrunk with the others
-        drawn = viz.heat_map(entry.importance, picture=entry.picture)
-        if entry.selected is not None:
-            drawn = viz.outline(drawn, entry.selected)
-        shown.append(("importance", drawn, ".jpg"))
-    return _Card(
-        name=entry.name,
-        error_share=error_share,
-        miou=scores_from_confusion(counts)["miou"],
-        confusions=_confusions(counts, classes, 3),
-        images=[{"title": name, "source": _embed(viz.fit(image, size), kind)} for name, image, kind in shown],
-    )
-
-
-def _void_like(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """What the scores see: a prediction is void where the truth is void."""
-    return np.where(target == 255, np.uint8(255), prediction)
-
-
-def _embed(image: np.ndarray, kind: str) -> str:
-    options = [cv2.IMWRITE_JPEG_QUALITY, 85] if kind == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 9]
-    done, data = cv2.imencode(kind, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-    if not done:
-        raise SegfocusError(f"report: expected to encode a picture of {image.shape} as {kind}, got a refusal of OpenCV")
-    media = "image/jpeg" if kind == ".jpg" else "image/png"
-    return f"data:{media};base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
-
-
-def _confusions(matrix: np.ndarray, classes: Classes, most: int, of_class: bool = False) -> list[dict[str, Any]]:
-    """The largest entries off the diagonal: share of all labelled pixels, or with `of_class` also of the true class."""
-    wrong = matrix.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    total = max(int(matrix.sum()), 1)
-    found = []
-    for truth, guess in zip(*np.unravel_index(order, wrong.shape), strict=True):
-        pixels = int(wrong[truth, guess])
-        if pixels:
-            found.append(
-                {
-                    "truth": classes.names[truth],
-                    "truth_color": _hex(classes.colors[truth]),
-                    "guess": classes.names[guess],
-                    "guess_color": _hex(classes.colors[guess]),
-                    "share": pixels / total,
-                    "of_class": pixels / int(matrix[truth].sum()) if of_class else None,
-                }
-            )
-    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ def evaluate_and_report(
     device: str = "auto",
     worst: int = 12,
     command: str | None = None,
+    metrics: str | Sequence[str] = "all",
 ) -> tuple[dict[str, Any], Path | None]:
     """Score a checkpoint; with `report` (a folder or .html file) also write the page.
 
@@ -30,6 +31,7 @@ def evaluate_and_report(
         device: auto, cpu, cuda, cuda:1 or mps.
         worst: pictures in the report.
         command: what the user typed, for the record.
+        metrics: "basic", "all", or groups of `segfocus.metrics.suite.GROUPS`.
 
     Returns:
         The scores JSON, with `how` it was made, and the page's path.
@@ -45,7 +47,13 @@ def evaluate_and_report(
         pictures.add(Entry(name, picture, target, prediction.labels, prediction.importance, prediction.selected))
 
     scores = evaluate(
-        loaded, recipe.data, split, recipe.evaluation, device=device, on_picture=None if report is None else collect
+        loaded,
+        recipe.data,
+        split,
+        recipe.evaluation,
+        device=device,
+        metrics=metrics,
+        on_picture=None if report is None else collect,
     )
     scores["how"] = {
         **scores.get("how", {}),

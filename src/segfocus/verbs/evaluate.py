@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from segfocus.console import say
 from segfocus.options import add_recipe_options, changed, overrides, parse, verb_parser
 from segfocus.prediction_options import (
-    add_metrics_option,
     add_max_pixels,
+    add_metrics_option,
     add_prediction_options,
     check_target,
     chosen_metrics,

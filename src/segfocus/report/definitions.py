@@ -1,0 +1,194 @@
+"""What every number of the report means: one text for each, shown on the page and in the documentation.
+
+Keys are those of the scores JSON where there is one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A score's name, and what it is in two or three sentences."""
+
+    name: str
+    text: str
+    source: str = ""
+    """where it was defined"""
+
+
+DEFINITIONS: dict[str, Definition] = {
+    "iou": Definition(
+        "IoU",
+        "Intersection over union of one class: pixels that truth and prediction both give to it, divided by the pixels "
+        "that either gives to it. Both are summed over all pictures before dividing. A class in neither has none (–).",
+    ),
+    "miou": Definition(
+        "mIoU", "The mean of the IoU over the classes that occur in the truth or in a prediction, each counted alike."
+    ),
+    "pixel_accuracy": Definition("Pixel accuracy", "Correct pixels divided by labelled pixels."),
+    "mean_accuracy": Definition(
+        "Mean accuracy", "The mean of the recall over the classes that occur in the truth, each counted alike."
+    ),
+    "frequency_weighted_iou": Definition(
+        "Frequency-weighted IoU", "The mean of the IoU, each class weighted by its share of the labelled pixels."
+    ),
+    "category_iou": Definition(
+        "Category IoU", "The IoU of groups of classes: pixels confused inside one group count as right."
+    ),
+    "recall": Definition("Recall", "Of the pixels that truly are of the class, the share that is predicted as it."),
+    "precision": Definition("Precision", "Of the pixels predicted as the class, the share that truly is of it."),
+    "iou_inside": Definition(
+        "IoU inside a part",
+        "The IoU counted on the pixels of the part alone, which the truth decides. A class that is not in the part but "
+        "predicted there has 0 and lowers the mean; the share of right pixels and the recall do not know it.",
+    ),
+    "share_of_pixels": Definition("Share of pixels", "The part's share of all labelled pixels of the truth."),
+    "share_of_errors": Definition(
+        "Share of errors",
+        "The part's share of all wrong pixels, counted where the truth says they belong. Above its share of pixels "
+        "means that it is harder than the rest.",
+    ),
+    "error_rate": Definition("Error rate", "Wrong pixels of the part divided by its labelled pixels."),
+    "taken_for": Definition(
+        "Mostly taken for",
+        "The classes that get most of this class's missed pixels; the share is of all true pixels of the class.",
+    ),
+    "interval": Definition(
+        "95 % interval",
+        "How much the number could change with other pictures of the same kind: a percentile bootstrap over pictures "
+        "(each picture gets a Poisson weight, 1000 times). It says nothing about training the model again.",
+        "Efron & Tibshirani 1993; Poisson weights as in Chamandy et al. 2012",
+    ),
+    "difference": Definition(
+        "Change",
+        "The score minus the baseline's, in percentage points, on the same pictures. Its interval resamples both "
+        "together (paired); a change is called clear only where the interval leaves out zero.",
+    ),
+    "boundary_iou": Definition(
+        "Boundary IoU",
+        "The IoU of a class counted only within d px of the edge of its true or of its predicted mask. The picture's "
+        "frame counts as an edge. It shows what large areas hide.",
+        "Cheng et al., CVPR 2021",
+    ),
+    "boundary_f": Definition(
+        "Boundary F",
+        "How well outlines agree: the harmonic mean of the share of predicted edge pixels that have a true edge pixel "
+        "of the same class within the tolerance, and the reverse. Counted over all pictures, mean over classes.",
+        "Csurka et al. 2013; DAVIS, Perazzi et al. 2016",
+    ),
+    "trimap": Definition(
+        "Trimap mIoU",
+        "The mIoU counted only on pixels within d px of a true boundary.",
+        "Krähenbühl & Koltun 2011",
+    ),
+    "mba": Definition(
+        "Mean boundary accuracy (mBA)",
+        "Accuracy of each class's mask inside bands around its true edge, averaged over five widths, classes and "
+        "pictures. Half of a band is right even for a blunt edge: values near 50 % are poor.",
+        "CascadePSP, Cheng et al. 2020",
+    ),
+    "distance": Definition(
+        "Distance to boundary",
+        "How far a pixel is from the nearest true boundary: 1 px is on it. Chessboard distance (a diagonal step is 1); "
+        "the picture's frame and void count as boundaries.",
+    ),
+    "thickness": Definition(
+        "Thickness",
+        "The side, in px, of the largest square of one true class that lies inside the picture and covers the pixel: "
+        "small in poles and cables, and also in the corners and tips of larger things.",
+    ),
+    "component_size": Definition(
+        "Component size",
+        "The area, in px, of the connected piece of one true class that the pixel belongs to (8 neighbours).",
+    ),
+    "found": Definition(
+        "Found",
+        "The share of connected pieces of the truth of which at least half of the pixels are predicted as their class.",
+    ),
+    "thin_recall": Definition(
+        "Recall by width", "The share of a thin class's true pixels that is found, by the thickness at the pixel."
+    ),
+    "cldice": Definition(
+        "clDice",
+        "Agreement of skeletons: the harmonic mean of the share of the predicted skeleton that lies in the true mask "
+        "and of the true skeleton that lies in the predicted mask. A gap in a wire costs more than a fuzzy edge.",
+        "Shit et al., CVPR 2021",
+    ),
+    "topology_precision": Definition(
+        "Skeleton precision", "Share of the predicted skeleton's pixels that lie in the true mask."
+    ),
+    "topology_sensitivity": Definition(
+        "Skeleton recall", "Share of the true skeleton's pixels that lie in the predicted mask."
+    ),
+    "iiou": Definition(
+        "iIoU",
+        "The IoU in which every object weighs alike: the found pixels of an object count mean size / own size. Low "
+        "beside the IoU means that small objects are missed.",
+        "Cityscapes, Cordts et al. 2016",
+    ),
+    "confidence": Definition("Confidence", "The highest predicted probability at a pixel, averaged over the part."),
+    "ece": Definition(
+        "Calibration error (ECE)",
+        "Mean gap between confidence and accuracy: pixels are put into 15 bins by confidence, and the gaps are "
+        "weighted by the bins' pixels. 0 is perfect.",
+        "Guo et al., ICML 2017",
+    ),
+    "brier": Definition(
+        "Brier score",
+        "Mean squared distance between the predicted probabilities and the truth, summed over classes: 0 to 2, lower "
+        "is better.",
+    ),
+    "nll": Definition(
+        "Negative log-likelihood",
+        "Mean of -ln(probability of the true class), probabilities clipped at 1e-7; lower is better.",
+    ),
+    "foreground_iou": Definition(
+        "Foreground IoU", "The IoU of the second class, pooled over all pictures, or as the mean over pictures."
+    ),
+    "dice": Definition(
+        "Dice (F1)", "Twice the intersection divided by the sum of true and predicted foreground pixels."
+    ),
+    "mae": Definition("MAE", "Mean absolute difference between foreground probability and truth; lower is better."),
+    "max_f": Definition(
+        "Max F",
+        "The highest F-measure (precision weighs more: beta² = 0.3) over all thresholds of the foreground probability.",
+        "Achanta et al. 2009",
+    ),
+    "headroom": Definition(
+        "Headroom",
+        "What a method's idea would gain if it always decided right. The truth decides here, so this is a ceiling: "
+        "a real refiner gets a part of it. Compare budgets, not only gains: a larger budget always has more headroom.",
+    ),
+    "headroom_fornet": Definition(
+        "FoR-Net: perfect regions",
+        "The top K % of 16 px regions of each picture become right. Chosen by truth (most wrong pixels first), by the "
+        "prediction's entropy, or by the network's importance.",
+    ),
+    "headroom_ovenet": Definition(
+        "OVeNet: borrow from near by",
+        "A pixel becomes right if any pixel within r px (a square window) is predicted as its true class.",
+    ),
+    "headroom_ranet": Definition(
+        "RANet: one vote per region",
+        "All pixels of a true connected region take the class that most of them are predicted as; or only where this "
+        "does not lose right pixels.",
+    ),
+    "headroom_threshnet": Definition(
+        "ThreshNet: best threshold per patch",
+        "Each patch of P x P px may shift the decision for one class by one threshold, the one with most right pixels.",
+    ),
+    "measured": Definition(
+        "Measured", "Predictions that a refiner really made from these predictions, scored like them."
+    ),
+    "fixed": Definition("Fixed", "Pixels that the baseline had wrong and the prediction has right."),
+    "broken": Definition("Broken", "Pixels that the baseline had right and the prediction has wrong."),
+    "still_wrong": Definition("Still wrong", "Pixels that both have wrong, whichever the wrong classes are."),
+    "importance": Definition(
+        "Importance",
+        "How hard the network expects a region to be, 0 to 1; in outlined regions the network's refinement is kept; "
+        "elsewhere it is computed and masked out.",
+    ),
+    "void": Definition("Void", "Pixels without a true label are never counted, whatever is predicted there."),
+}

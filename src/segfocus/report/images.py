@@ -1,0 +1,89 @@
+"""Small pictures inside the page: drawn, shrunk and written as data URLs."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from segfocus import viz
+from segfocus.data.classes import Classes
+from segfocus.errors import SegfocusError
+
+_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture of a report."""
+
+    name: str
+    """shown as it is, usually the file's relative path"""
+    picture: np.ndarray | None
+    """uint8 height x width x 3, RGB; None where there is none (errors are then drawn on plain grey)"""
+    target: np.ndarray
+    """uint8 height x width, train ids, 255 = void"""
+    prediction: np.ndarray
+    """uint8 height x width, train ids"""
+    importance: np.ndarray | None = None
+    """float, the method's grid, in [0, 1]"""
+    selected: np.ndarray | None = None
+    """bool, the same grid: regions that keep the refinement"""
+    baseline: np.ndarray | None = None
+    """uint8 height x width, train ids: another prediction to compare with"""
+
+    def check(self) -> None:
+        """SegfocusError where the parts have different sizes."""
+        for kind, image in (("picture", self.picture), ("prediction", self.prediction), ("baseline", self.baseline)):
+            if image is not None and image.shape[:2] != self.target.shape:
+                raise SegfocusError(
+                    f"{self.name}: expected {kind} and labels of one size, got {image.shape[:2]} and "
+                    f"{self.target.shape}"
+                )
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture of the page."""
+
+    title: str
+    source: str
+    """data URL"""
+    width: int
+    height: int
+
+
+Drawn = list[tuple[str, np.ndarray, bool]]
+"""title, RGB picture, and whether it has few flat colours (a label map), which are kept exactly"""
+
+
+def draw(entry: Entry, classes: Classes) -> Drawn:
+    """Picture, truth, baseline if any, prediction, and where they differ, at the labels' size."""
+    drawn: Drawn = [] if entry.picture is None else [("picture", entry.picture, False)]
+    drawn.append(("truth", viz.color_map(entry.target, classes), True))
+    if entry.baseline is not None:
+        drawn.append(("baseline", _colors(entry.baseline, entry.target, classes), True))
+    drawn.append(("prediction", _colors(entry.prediction, entry.target, classes), True))
+    if entry.baseline is None:
+        drawn.append(("error", viz.error_map(entry.target, entry.prediction, entry.picture), entry.picture is None))
+    else:
+        changes = viz.change_map(entry.target, entry.baseline, entry.prediction, entry.picture)
+        drawn.append(("changes", changes, entry.picture is None))
+    return drawn
+
+
+def embed(title: str, image: np.ndarray, flat: bool) -> Image:
+    """An RGB picture as WebP: lossless where `flat`, so that label maps keep their colours."""
+    options = [cv2.IMWRITE_WEBP_QUALITY, 101 if flat else _QUALITY]
+    done, data = cv2.imencode(".webp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise SegfocusError(f"report: expected to encode a picture of {image.shape} as WebP, got a refusal of OpenCV")
+    source = f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
+    return Image(title, source, image.shape[1], image.shape[0])
+
+
+def _colors(prediction: np.ndarray, target: np.ndarray, classes: Classes) -> np.ndarray:
+    """What the scores see: a prediction is void where the truth is void."""
+    return viz.color_map(np.where(target == 255, np.uint8(255), prediction), classes)
