@@ -1,4 +1,5 @@
 import json
+import os
 import random
 
 import numpy as np
@@ -229,3 +230,8 @@ def test_refusals():
     for other in (pictures(5), [*pictures(5), *pictures(1)], [("other", *picture[1:]) for picture in pictures(6)]):
         with pytest.raises(SegfocusError, match="expected the same pictures in both"):
             difference_intervals(bootstrap_of(pictures(6)), bootstrap_of(other), NAMES)
+
+
+def test_a_file_name_that_is_no_text_has_weights():
+    name = os.fsdecode(b"caf\xe9.png")
+    assert poisson_weights(name, 10).shape == (10,)

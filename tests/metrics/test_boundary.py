@@ -87,6 +87,15 @@ def test_refuses_labels():
         boundary_counts(np.zeros((4, 4), np.int32), np.zeros((4, 4), np.uint8), 2, 1)
 
 
+@pytest.mark.parametrize(("truth", "guess"), [(3, 0), (254, 0), (0, 3), (0, 254)])
+def test_refuses_values_that_are_no_class(truth, guess):
+    """They would be counted as a wider band of another class."""
+    target, prediction = np.full((2, 4, 4), 1, np.uint8)
+    target[0, 0], prediction[0, 0] = truth, guess
+    with pytest.raises(SegfocusError, match=f"expected train ids 0 to 2.*got {truth or guess};"):
+        boundary_counts(target, prediction, 3, 1)
+
+
 def test_the_inputs_stay_as_they_were():
     _, target, prediction = list(slow_twins.scenes(0))[6]
     before = target.copy(), prediction.copy()

@@ -160,8 +160,13 @@ def test_the_published_pairs_are_counted_too():
 def test_refusals():
     target, probabilities = picture(0)
     prediction = probabilities.argmax(0).astype(np.uint8)
-    for wrong in (probabilities * 3, np.where(target == 2, np.nan, probabilities), probabilities - 1):
-        with pytest.raises(SegfocusError, match=r"probabilities: expected values from 0 to 1.* try softmax"):
+    for wrong in (
+        probabilities * 3,
+        np.where(target == 2, np.nan, probabilities),
+        probabilities - 1,
+        probabilities - 0.1,
+    ):
+        with pytest.raises(SegfocusError, match=r"probabilities: expected values from 0 to 1.* softmax"):
             Calibration(4).update(target, prediction, probabilities=wrong)
     with pytest.raises(SegfocusError, match="expected probabilities for these scores, got none"):
         Calibration(4).update(target, prediction)

@@ -104,6 +104,17 @@ def test_importance_on_a_grid_of_any_cells():
     assert importance_per_region(grid, (1, 1)).shape == (1, 1)
 
 
+@pytest.mark.parametrize("side", [8, 16])
+def test_importance_cells_that_reach_beyond_the_picture_stay_in_place(side):
+    """FoR-Net's cells of 8 px on a picture whose size they do not divide."""
+    shape = (131, 77)
+    grid = np.random.default_rng(0).random([-(-size // side) for size in shape]).astype(np.float32)
+    full = np.kron(grid, np.ones((side, side)))[: shape[0], : shape[1]]
+    found = importance_per_region(grid, shape)
+    for row, column, pixels in region_grid(shape):
+        assert found[row, column] == pytest.approx(full[pixels].mean(), abs=1e-6)
+
+
 # OVeNet
 
 

@@ -87,6 +87,7 @@ def test_any_prediction_is_accepted_under_void():
         (np.zeros((2, 2), np.int64), np.zeros((2, 2), np.uint8), 2, "target: expected uint8 .* got int64"),
         (np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.float32), 2, "prediction: expected uint8 .* got float32"),
         (np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), 2, r"got uint8 of shape \(2, 2, 3\)"),
+        (np.zeros((0, 2), np.uint8), np.zeros((0, 2), np.uint8), 2, r"target: expected uint8 .*shape \(0, 2\)"),
         (np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8), 2, r"one size, got \(2, 3\) and \(3, 2\)"),
         (np.zeros((2, 2), np.uint8), np.full((2, 2), 2, np.uint8), 2, "prediction: expected train ids 0 to 1, got 2;"),
         (np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8), 2, "prediction: .* got 255;"),

@@ -8,6 +8,7 @@ import pytest
 import segfocus.metrics
 from segfocus.errors import SegfocusError
 from segfocus.metrics.boundary import boundary_iou
+from segfocus.metrics.comparison import Comparison
 from segfocus.metrics.confusion import confusion_matrix, scores_from_confusion
 from segfocus.metrics.scores import Counts
 from tests.metrics import slow_twins
@@ -138,3 +139,33 @@ def test_boundary_iou_of_one_pair_is_that_of_counts():
     counts.update(target, prediction)
     np.testing.assert_array_equal(counts.boundary_iou()[1], boundary_iou(target, prediction, 4, 3))
     np.testing.assert_array_equal(counts.confusion, confusion_matrix(target, prediction, 4))
+
+
+def test_a_class_name_twice_is_refused():
+    with pytest.raises(SegfocusError, match="expected different class names, got a, a"):
+        Counts(2).summary(["a", "a"])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"baseline": np.full((20, 40), 7, np.uint8)}, "prediction: expected train ids 0 to 1, got 7"),
+        ({"importance": np.zeros((1, 2, 3))}, "expected importance as floats rows x columns, got float64"),
+        ({"importance": np.zeros((2, 3), int)}, "expected importance as floats rows x columns, got int64"),
+        ({"probabilities": np.zeros((2, 20, 40), np.uint8)}, r"expected probabilities of shape .* got uint8"),
+    ],
+)
+def test_what_comes_beside_the_labels_is_checked(given, words):
+    labels = np.zeros((20, 40), np.uint8)
+    with pytest.raises(SegfocusError, match=words):
+        Comparison(labels, labels, 2, **given)
+
+
+@pytest.mark.parametrize("wrong", [-0.5, 1.5, np.nan])
+def test_one_value_that_is_no_probability_is_found(wrong):
+    """Also where it is not the largest of its pixel."""
+    labels, values = np.zeros((20, 40), np.uint8), np.full((2, 20, 40), 0.5, np.float32)
+    values[1, 3, 4] = wrong
+    comparison = Comparison(labels, labels, 2, probabilities=values)
+    with pytest.raises(SegfocusError, match="expected values from 0 to 1"):
+        _ = comparison.probabilities

@@ -142,6 +142,11 @@ def test_difference_of_two_predictions():
     assert change["miou"]["value"] == pytest.approx(expected)
     low, high = change["miou"]["interval"]
     assert 0 < low < expected < high
+    assert change["mean_accuracy"]["interval"][0] > 0
+    by_class = change["boundary_iou_per_class"]["3"]["car"]
+    first, second = (suite.summary()["boundary_iou_per_class"]["3"]["car"] for suite in (before, after))
+    assert by_class["value"] == pytest.approx(second - first)
+    assert by_class["interval"][0] < by_class["value"] < by_class["interval"][1]
     same = before.difference(before)
     assert same["miou"] == {"value": 0, "interval": [0, 0]}
     assert Suite(CLASSES, "basic").difference(Suite(CLASSES, "basic"))["miou"] == {"value": None, "interval": None}

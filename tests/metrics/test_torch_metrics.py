@@ -1,13 +1,17 @@
 import copy
+import pickle
 
 import numpy as np
 import pytest
 import torch
+from torchmetrics import MetricCollection
 
+from segfocus.data.classes import Classes
 from segfocus.errors import SegfocusError
 from segfocus.metrics import boundary_counts, confusion_matrix, scores_from_confusion
+from segfocus.metrics.boundary_f import BoundaryF
 from segfocus.metrics.scores import Counts
-from segfocus.metrics.torch_metrics import BoundaryIoU, ConfusionMatrix, SegmentationScores
+from segfocus.metrics.torch_metrics import BoundaryIoU, ConfusionMatrix, SegmentationScores, TallyMetric
 from tests.metrics import slow_twins
 
 NAMES = ["a", "b", "c", "d"]
@@ -46,7 +50,7 @@ def test_processes_are_summed(batch):
     parts[0].update(preds[:4], target[:4])
     parts[1].update(preds[4:], target[4:])
     states = [copy.deepcopy(part.metric_state) for part in parts]
-    names = iter(["confusion", "boundary_intersection", "boundary_union", "n_pictures"])
+    names = iter(["confusion", "boundary_intersection", "boundary_union", "n_pictures", "fingerprint"])
 
     def gather(_, group=None):
         name = next(names)
@@ -105,3 +109,74 @@ def test_one_picture_equals_the_functions():
 def test_refuses(preds, target, words):
     with pytest.raises(SegfocusError, match=words):
         SegmentationScores(NAMES).update(preds, target)
+
+
+def test_a_collection_keeps_metrics_apart_that_start_alike(batch):
+    """The first batch is perfect, so both tolerances have equal counts: torchmetrics would update only one of them."""
+    preds, target = batch
+    perfect = target.remainder(255)
+    members = {str(tolerance): TallyMetric(BoundaryF(4, (tolerance,)), NAMES) for tolerance in (1, 3)}
+    together = MetricCollection({name: copy.deepcopy(metric) for name, metric in members.items()})
+    for guess in (perfect, preds.roll(2, 2)):
+        together.update(guess, target)
+        for metric in members.values():
+            metric.update(guess, target)
+    for name, metric in members.items():
+        assert together[name].compute() == metric.compute()
+    assert members["1"].compute()["boundary_f"]["1"] < members["3"].compute()["boundary_f"]["3"]
+
+
+def with_everything(batch) -> tuple[SegmentationScores, dict]:
+    preds, target = batch
+    classes = Classes.of(NAMES, thin=["b"])
+    given = {"probabilities": True, "instances": True, "baseline": True}
+    metric = SegmentationScores(classes, groups="all", **given)
+    random = torch.Generator().manual_seed(0)
+    probabilities = torch.rand(6, 4, *preds.shape[1:], generator=random).softmax(1)
+    return metric, {
+        "preds": preds,
+        "target": target,
+        "probabilities": probabilities,
+        "instances": target,
+        "importance": torch.rand(6, 2, 3, generator=random),
+        "baseline": preds.roll(1, 2),
+        "names": [f"picture {index}" for index in range(6)],
+    }
+
+
+def test_every_score_survives_forward_merging_pickling_and_copying(batch):
+    metric, given = with_everything(batch)
+    first, second = ({name: values[part] for name, values in given.items()} for part in (slice(4), slice(4, 6)))
+    empty = pickle.dumps(metric)
+    whole = metric(**given)  # forward: the scores of this batch
+    assert whole["changed"]["fixed"] > 0
+    assert "importance" in {row["variant"] for row in whole["headroom"]["rows"]}
+    assert metric.compute() == copy.deepcopy(metric).to("cpu").compute() == whole
+    assert pickle.loads(pickle.dumps(metric)).compute() == whole
+    parts = [pickle.loads(empty) for _ in range(2)]
+    for part, rows in zip(parts, (second, first), strict=True):
+        part.update(**rows)
+    parts[0].merge_state(parts[1])
+    assert parts[0].compute() == whole
+
+
+def test_half_precision_and_one_picture_with_its_name(batch):
+    metric, given = with_everything(batch)
+    one, alone = copy.deepcopy(metric), {name: values[0] for name, values in given.items()}
+    metric.update(**{name: values[:1] for name, values in given.items()})
+    one.update(**alone)  # a name is a name, not a sequence of letters
+    assert one.compute() == metric.compute()
+    for kind in (torch.bfloat16, torch.float16):
+        one.update(**alone | {"probabilities": alone["probabilities"].to(kind)})
+
+
+@pytest.mark.parametrize("lacking", ["probabilities", "instances", "importance", "baseline", "names"])
+def test_a_batch_is_counted_whole_or_not_at_all(batch, lacking):
+    metric, given = with_everything(batch)
+    with pytest.raises(SegfocusError, match=f"{lacking}: expected one for each of 6 pictures, got 5"):
+        metric.update(**given | {lacking: given[lacking][:5]})
+    bad = given["preds"].clone()
+    bad[-1] = 7
+    with pytest.raises(SegfocusError, match="got 7"):
+        metric.update(**given | {"preds": bad})
+    assert not any(value.any() for value in metric.tally().counts.values())

@@ -33,7 +33,6 @@ from segfocus.metrics.tally import SUM_UNIT, UNIT, Tally, as_sum_units, as_units
 BETA_SQUARED = 0.3
 """weight of recall in the F-measure, as everywhere in saliency"""
 _LEVELS = 256
-_SLACK = 1e-3  # rounding of softmax in half precision
 
 
 class ForegroundScores(Tally):
@@ -77,8 +76,8 @@ class ForegroundScores(Tally):
 
     def summary(self, classes: Classes | Sequence[str]) -> dict[str, Any]:
         """{"binary": ...} with foreground_iou, foreground_iou_per_picture, dice, mae, mae_per_picture, max_f,
-        max_f_threshold (the smallest probability that is foreground there) and max_f_per_picture; None where there
-        is no foreground, or without probabilities."""
+        max_f_threshold (the smallest 8-bit probability that is foreground there) and max_f_per_picture; None where
+        there is no foreground, or without probabilities."""
         names_of(classes, self.num_classes)
         (_, false_positives), (misses, hits) = self.counts["confusion"]
         levels, error = self.counts["levels"], self.counts["error"][0] / SUM_UNIT
@@ -122,12 +121,6 @@ def _iou(confusion: Int64[np.ndarray, "truth guess"]) -> Float64[np.ndarray, ""]
 def _levels_and_error(comparison: Comparison) -> tuple[Int64[np.ndarray, "truth level"], float]:
     """Labelled pixels by truth and 8-bit probability of the foreground, and the sum of their absolute errors."""
     foreground = comparison.probabilities[1]
-    low, high = foreground.min(), foreground.max()
-    if not (low >= -_SLACK and high <= 1 + _SLACK):  # NaN fails, too
-        raise SegfocusError(
-            f"{comparison.name or 'probabilities'}: expected values from 0 to 1, got {low} to {high}; "
-            "try sigmoid of the logits"
-        )
     levels = np.rint(foreground.clip(0, 1) * np.float32(255)).astype(np.uint8)
     errors = np.abs(foreground - comparison.target)[comparison.labelled]
     return joint_histogram(comparison.target, levels, 2, _LEVELS), float(errors.sum(dtype=np.float64))

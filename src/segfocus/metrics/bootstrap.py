@@ -179,7 +179,7 @@ def poisson_weights(name: str, replicates: int, seed: int = 0) -> Int64[np.ndarr
         raise SegfocusError(
             "bootstrap: expected a name for each picture, got none; try name=, by which it is recognised when resampled"
         )
-    bits = hashlib.shake_256(f"{seed}:{name}".encode()).digest(4 * replicates)
+    bits = hashlib.shake_256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest(4 * replicates)
     # the weight is k when the draw lies between the k-th and the next value of the distribution function
     return np.searchsorted(_poisson_steps(), np.frombuffer(bits, "<u4"), side="right").astype(np.int64)
 

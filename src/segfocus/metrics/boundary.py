@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
 from segfocus.errors import SegfocusError
-from segfocus.metrics.confusion import VOID, check_labels, histogram, ratio
+from segfocus.metrics.confusion import VOID, check_labels, histogram, ratio, refuse_values
 
 _SQUARE = np.ones((3, 3), np.uint8)
 
@@ -48,20 +48,23 @@ def boundary_counts(
 
     Args:
         target: uint8 height x width, train ids, 255 = void.
-        prediction: uint8 height x width, train ids.
+        prediction: uint8 height x width, train ids; 255 where the truth is not void is no class: a miss.
         distance: band width d in px, or several (then the counts have one row for each).
 
     Returns:
         intersection and union, int64, [classes] or [distances, classes].  They add up over pictures.
 
     Raises:
-        SegfocusError: not uint8, unequal sizes, or a distance below 1.
+        SegfocusError: not uint8, empty, unequal sizes, a value that is no class, or a distance below 1.
     """
     check_labels(target, prediction, num_classes)
     distances = check_distances([distance] if isinstance(distance, int) else distance)
     order = sorted(set(distances))
     target, prediction = np.ascontiguousarray(target), np.ascontiguousarray(prediction)
     guess = np.maximum(prediction, _byte_mask(np.equal(target, VOID)))
+    # n to 254 are the values that wrap to less than 255 - n; they would be counted as another class's band
+    if any((labels - np.uint8(num_classes) < VOID - num_classes).any() for labels in (target, guess)):
+        refuse_values(target, prediction, num_classes)
     differ = _byte_mask(np.not_equal(target, guess))
     intersection = np.empty((len(order), num_classes), np.int64)
     union = np.empty_like(intersection)

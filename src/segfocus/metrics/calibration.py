@@ -33,7 +33,6 @@ LEAST = 1e-7
 """smallest probability of the true class that the NLL sees"""
 _BANDS = len(DISTANCE_EDGES) + 1
 _BLOCK = 2**15  # pixels at a time: what is computed of them stays in the processor's cache
-_SLACK = 1e-3  # rounding of softmax in half precision
 
 
 class Calibration(Tally):
@@ -67,8 +66,8 @@ class Calibration(Tally):
         probabilities, target, band = comparison.probabilities, comparison.target, comparison.distance_bin
         for rows in _row_blocks(target.shape):
             block, truth, labelled = probabilities[:, rows], target[rows], comparison.labelled[rows]
-            confidence, correct = _most_probable(block, truth, comparison.name)
-            place = np.minimum(confidence * np.float32(self.bins), self.bins - 1).astype(np.uint8)
+            confidence, correct = _most_probable(block, truth)
+            place = (confidence * np.float32(self.bins)).clip(0, self.bins - 1).astype(np.uint8)
             cell = np.where(labelled, band[rows] * np.uint8(self.bins) + place, np.uint8(VOID))
             outcomes += joint_histogram(cell, correct.view(np.uint8), cells, 2)
             confidences += np.bincount(cell[labelled], confidence[labelled], cells)
@@ -117,15 +116,10 @@ def expected_calibration_error(
 
 
 def _most_probable(
-    probabilities: Float32[np.ndarray, "classes height width"], target: UInt8[np.ndarray, "height width"], name: str
+    probabilities: Float32[np.ndarray, "classes height width"], target: UInt8[np.ndarray, "height width"]
 ) -> tuple[Float32[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
     """Largest probability of each pixel, and whether the first class that has it is the true one."""
     confidence = probabilities.max(0)
-    if not (confidence.min() >= 0 and confidence.max() <= 1 + _SLACK):  # NaN fails, too
-        raise SegfocusError(
-            f"{name or 'probabilities'}: expected values from 0 to 1, got {confidence.min()} to {confidence.max()}; "
-            "try softmax of the logits"
-        )
     # The first class of largest probability is the number of classes before any equals the maximum: whole planes
     # are compared, where `argmax(0)` walks pixel by pixel and takes ten times as long.
     first = np.zeros(target.shape, np.uint8)

@@ -80,9 +80,17 @@ def entropy_per_region(
 def importance_per_region(
     importance: Float[np.ndarray, "rows columns"], shape: tuple[int, int]
 ) -> Float64[np.ndarray, "_ _"]:
-    """Mean in each region of an importance map that covers a picture of `shape` with a grid of its own."""
-    full = cv2.resize(np.asarray(importance, np.float32), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    return _region_means(full)
+    """Mean in each region of an importance map that covers a picture of `shape` with a grid of its own.
+
+    Where the grid is that of square cells of 1, 2, 4, ... px, the last of which may reach beyond the picture (as
+    FoR-Net's), the cells lie there; any other grid is stretched over the picture.
+    """
+    importance = np.asarray(importance, np.float32)
+    for side in (1, 2, 4, 8, 16, 32, 64):
+        if importance.shape == tuple(-(-size // side) for size in shape):
+            full = importance.repeat(side, axis=0)[: shape[0]].repeat(side, axis=1)[:, : shape[1]]
+            return _region_means(np.ascontiguousarray(full))
+    return _region_means(cv2.resize(importance, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
 
 
 def _region_sums(values: Shaped[np.ndarray, "height width"]) -> Float64[np.ndarray, "rows columns"]:
@@ -220,7 +228,7 @@ def _bias_levels(probabilities: Float32[np.ndarray, "classes height width"]) -> 
     for start in range(0, height, REGION):  # few rows at a time stay in the processor's cache
         rows = slice(start, min(start + REGION, height))
         highest = np.maximum(probabilities[:, rows].max(0), _TINY)
-        levels[:, rows, :width] = probabilities[:, rows] / highest * STEPS
+        levels[:, rows, :width] = np.maximum(probabilities[:, rows], 0) / highest * STEPS
     return levels
 
 

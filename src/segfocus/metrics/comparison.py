@@ -9,15 +9,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, Int64, Shaped, UInt8
 
 from segfocus.errors import SegfocusError
-from segfocus.metrics.confusion import VOID, check_labels, confusion_matrix
+from segfocus.metrics.confusion import VOID, confusion_matrix
+
+_SLACK = 1e-3  # rounding of softmax in half precision
 
 
 class Comparison:
     """Truth and prediction of one picture, checked.
 
     Raises:
-        SegfocusError: not uint8, sizes that differ, values that are no classes, or probabilities or instances of
-            another size or kind.
+        SegfocusError: not uint8, empty, sizes that differ, values that are no classes, or probabilities, instances or
+            importance of another size or kind.  (The values of probabilities are looked at on first use.)
     """
 
     def __init__(
@@ -50,29 +52,42 @@ class Comparison:
         self.target: UInt8[np.ndarray, "height width"] = np.ascontiguousarray(target)
         self.prediction: UInt8[np.ndarray, "height width"] = np.where(target == VOID, target, prediction)
         """void where the truth is void"""
-        if probabilities is not None and probabilities.shape != (num_classes, *target.shape):
+        shape = (num_classes, *target.shape)
+        if probabilities is not None and (probabilities.shape != shape or probabilities.dtype.kind != "f"):
             raise SegfocusError(
-                f"{name or 'probabilities'}: expected probabilities of shape {(num_classes, *target.shape)}, got "
-                f"{probabilities.shape}; try one channel a class, at the label's size"
+                f"{name or 'probabilities'}: expected probabilities of shape {shape}, got {probabilities.dtype} "
+                f"{probabilities.shape}; try one channel of floats a class, at the label's size"
             )
         if instances is not None and (instances.shape != target.shape or instances.dtype.kind not in "iu"):
             raise SegfocusError(
                 f"{name or 'instances'}: expected integers {target.shape}, got {instances.dtype} {instances.shape}"
+            )
+        if importance is not None and (importance.ndim != 2 or not importance.size or importance.dtype.kind != "f"):
+            raise SegfocusError(
+                f"{name or 'importance'}: expected importance as floats rows x columns, got {importance.dtype} "
+                f"{importance.shape}; try one picture at a time"
             )
         self._probabilities = None if probabilities is None else np.asarray(probabilities, np.float32)
         self._instances = instances
         self.importance: Float[np.ndarray, "rows columns"] | None = importance
         self.baseline: UInt8[np.ndarray, "height width"] | None = None
         if baseline is not None:
-            check_labels(target, baseline, num_classes)
+            confusion_matrix(target, baseline, num_classes)  # refuses what is no prediction
             self.baseline = np.where(target == VOID, target, baseline)
         self._boundary: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    @property
+    @functools.cached_property
     def probabilities(self) -> Float32[np.ndarray, "classes height width"]:
-        """float32; SegfocusError where none were given."""
+        """float32; SegfocusError where none were given, or where they do not lie in [0, 1]."""
         if self._probabilities is None:
             raise SegfocusError(f"{self.name or 'picture'}: expected probabilities for these scores, got none")
+        extremes = [(plane.min(), plane.max()) for plane in self._probabilities]
+        low, high = np.min(extremes), np.max(extremes)
+        if not (low >= -_SLACK and high <= 1 + _SLACK):  # NaN fails, too
+            raise SegfocusError(
+                f"{self.name or 'probabilities'}: expected values from 0 to 1, got {low} to {high}; "
+                "try sigmoid or softmax of the logits"
+            )
         return self._probabilities
 
     @property

@@ -28,12 +28,12 @@ def confusion_matrix(target: np.ndarray, prediction: np.ndarray, num_classes: in
         num_classes: 1 to 254.
 
     Raises:
-        SegfocusError: not uint8, not two-dimensional, unequal sizes, or a value that is no class.
+        SegfocusError: not uint8, not two-dimensional, empty, unequal sizes, or a value that is no class.
     """
     check_labels(target, prediction, num_classes)
     matrix = joint_histogram(target, prediction, num_classes, num_classes)
     if matrix.sum() + np.count_nonzero(target == VOID) != target.size:
-        _refuse_values(target, prediction, num_classes)
+        refuse_values(target, prediction, num_classes)
     return matrix
 
 
@@ -124,7 +124,7 @@ def check_labels(target: np.ndarray, prediction: np.ndarray, num_classes: int) -
     if not 1 <= num_classes < VOID:
         raise SegfocusError(f"expected 1 to 254 classes, got {num_classes}; 255 marks void in 8-bit labels")
     for name, labels in (("target", target), ("prediction", prediction)):
-        if labels.dtype != np.uint8 or labels.ndim != 2:
+        if labels.dtype != np.uint8 or labels.ndim != 2 or not labels.size:
             raise SegfocusError(
                 f"{name}: expected uint8 labels height x width, got {labels.dtype} of shape {labels.shape}; "
                 "try labels.astype(np.uint8) after mapping to train ids"
@@ -136,7 +136,8 @@ def check_labels(target: np.ndarray, prediction: np.ndarray, num_classes: int) -
         )
 
 
-def _refuse_values(target: np.ndarray, prediction: np.ndarray, num_classes: int) -> None:
+def refuse_values(target: np.ndarray, prediction: np.ndarray, num_classes: int) -> None:
+    """Name the labelled values that are no class; nothing happens where there is none."""
     counted = target != VOID
     for name, labels in (("target", target), ("prediction", prediction)):
         outside = np.unique(labels[counted & (labels >= num_classes)])

@@ -127,7 +127,8 @@ class Suite(Tally):
 
         Returns:
             {"miou": {"value": now - before, "interval": [low, high] or None}, "pixel_accuracy": ...,
-            "boundary_iou": {distance: ...}, "per_class": {name: ...}}; intervals of 95 % from the paired bootstrap
+            "mean_accuracy": ..., "boundary_iou": {distance: ...}, "per_class": {name: ...},
+            "boundary_iou_per_class": {distance: {name: ...}}}; intervals of 95 % from the paired bootstrap
             over pictures, None where the suites were made without the group 'intervals'.
         """
         now, then = (suite.overlap.summary(suite.classes) for suite in (self, before))
@@ -140,16 +141,26 @@ class Suite(Tally):
             assert isinstance(second, Bootstrap)
             intervals = difference_intervals(first, second, self.classes)
         found: dict[str, Any] = {}
-        for key in ("miou", "pixel_accuracy"):
+        for key in ("miou", "pixel_accuracy", "mean_accuracy"):
             found[key] = _change(now[key], then[key], intervals.get(key))
         for key in ("boundary_iou", "per_class"):
             ranges = intervals.get(key) or {}
-            found[key] = {name: _change(now[key][name], then[key][name], ranges.get(name)) for name in now[key]}
+            found[key] = _changes(now[key], then[key], ranges)
+        key = "boundary_iou_per_class"
+        ranges = intervals.get(key) or {}
+        found[key] = {
+            distance: _changes(values, then[key][distance], ranges.get(distance) or {})
+            for distance, values in now[key].items()
+        }
         return found
 
 
 def _change(now: float | None, then: float | None, interval: list[float] | None) -> dict[str, Any]:
     return {"value": None if now is None or then is None else now - then, "interval": interval}
+
+
+def _changes(now: dict[str, Any], then: dict[str, Any], intervals: dict[str, Any]) -> dict[str, Any]:
+    return {name: _change(value, then[name], intervals.get(name)) for name, value in now.items()}
 
 
 def _chosen(groups: str | Sequence[str]) -> list[str]:

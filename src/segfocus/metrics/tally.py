@@ -29,7 +29,7 @@ class Tally(ABC):
     `summary` what follows; it never changes `counts` itself."""
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """what pictures must come with beside labels: 'probabilities', 'instances'"""
+    """what pictures must come with beside labels: 'probabilities', 'instances', 'baseline'"""
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
@@ -55,6 +55,8 @@ class Tally(ABC):
         *,
         probabilities: np.ndarray | None = None,
         instances: np.ndarray | None = None,
+        importance: np.ndarray | None = None,
+        baseline: np.ndarray | None = None,
         name: str = "",
     ) -> None:
         """Add one picture (arguments: see `Comparison`).
@@ -64,7 +66,14 @@ class Tally(ABC):
         """
         self.add(
             Comparison(
-                target, prediction, self.num_classes, probabilities=probabilities, instances=instances, name=name
+                target,
+                prediction,
+                self.num_classes,
+                probabilities=probabilities,
+                instances=instances,
+                importance=importance,
+                baseline=baseline,
+                name=name,
             )
         )
 
@@ -114,11 +123,13 @@ def names_of(classes: Classes | Sequence[str], num_classes: int) -> list[str]:
     """Class names in the order of train ids.
 
     Raises:
-        SegfocusError: another count of names.
+        SegfocusError: another count of names, or a name twice, which would hide a class's scores.
     """
     names = list(classes if isinstance(classes, Sequence) else classes.names)
     if len(names) != num_classes:
         raise SegfocusError(f"expected {num_classes} class names, got {len(names)}: {', '.join(names)}")
+    if len(set(names)) < len(names):
+        raise SegfocusError(f"expected different class names, got {', '.join(names)}")
     return names
 
 

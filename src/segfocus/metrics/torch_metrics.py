@@ -7,6 +7,7 @@ pair costs less there than one `torch.bincount`).
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ class TallyMetric(Metric):
     """Any `segfocus.metrics.Tally` as a Metric: `TallyMetric(BoundaryF(19), names)`; `compute` gives its summary."""
 
     is_differentiable = False
-    higher_is_better = True
+    higher_is_better = None
     full_state_update = False
 
     def __init__(self, tally: Tally, classes: Classes | Sequence[str], **kwargs: Any) -> None:
@@ -48,6 +49,9 @@ class TallyMetric(Metric):
         for name, state in self._states.items():
             zeros = torch.from_numpy(self._empty.counts[name].copy())
             self.add_state(state, zeros, dist_reduce_fx="sum")
+        # `MetricCollection` updates only one of the metrics whose states are equal after the first batch, which two
+        # that count differently can be by chance: their fingerprints are not.
+        self.add_state("fingerprint", _fingerprint(self._empty), dist_reduce_fx="max")
 
     def update(
         self,
@@ -55,7 +59,10 @@ class TallyMetric(Metric):
         target: Tensor,
         probabilities: Tensor | None = None,
         instances: Tensor | None = None,
-        names: Sequence[str] | None = None,
+        names: str | Sequence[str] | None = None,
+        *,
+        importance: Tensor | None = None,
+        baseline: Tensor | None = None,
     ) -> None:
         """Add pictures.
 
@@ -65,23 +72,30 @@ class TallyMetric(Metric):
             probabilities: "batch classes height width" or "classes height width", for tallies that need them.
             instances: integers of the shape of `target`, for tallies that need them.
             names: of the pictures, for bootstrap intervals.
+            importance: a method's map, "batch rows columns" or "rows columns", for its row of the headroom.
+            baseline: train ids of another prediction, of the shape of `target`, for what has changed.
+
+        Raises:
+            SegfocusError: bad values, or not one of each for every picture; nothing of the batch is counted.
         """
         pairs = _pairs(preds, target)
-        several = preds.ndim == 3
+        single, count = preds.ndim == 2, len(pairs)
+        maps = {
+            "probabilities": _each("probabilities", probabilities, single, count),
+            "instances": _each("instances", instances, single, count),
+            "importance": _each("importance", importance, single, count),
+            "baseline": _each("baseline", _labels("baseline", baseline), single, count),
+        }
+        names = [names] if isinstance(names, str) else [""] * count if names is None else names
+        _check_count("names", len(names), count)
+        added: dict[str, np.ndarray] = {}
         for index, (truth, guess) in enumerate(pairs):
-            found = self._empty.count(
-                Comparison(
-                    truth,
-                    guess,
-                    self._empty.num_classes,
-                    probabilities=_array(probabilities, index if several else None),
-                    instances=_array(instances, index if several else None),
-                    name="" if names is None else names[index],
-                )
-            )
-            for name, value in found.items():
-                state = self._states[name]
-                setattr(self, state, getattr(self, state) + torch.as_tensor(value).to(self.device))
+            given = {key: values[index] for key, values in maps.items()}
+            found = self._empty.count(Comparison(truth, guess, self._empty.num_classes, name=names[index], **given))
+            added = {name: added[name] + value if name in added else value for name, value in found.items()}
+        for name, value in added.items():
+            state = self._states[name]
+            setattr(self, state, getattr(self, state) + torch.as_tensor(value).to(self.device))
 
     def tally(self) -> Tally:
         """The state of this process as NumPy counts (inside `compute`: of all processes)."""
@@ -98,7 +112,6 @@ class TallyMetric(Metric):
 class ConfusionMatrix(TallyMetric):
     """Confusion matrix over all pixels that are not void; `compute` gives int64 [truth, prediction]."""
 
-    higher_is_better = None
     confusion: Tensor
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
@@ -114,8 +127,10 @@ class ConfusionMatrix(TallyMetric):
 
 
 class BoundaryIoU(TallyMetric):
-    """Boundary IoU of each class (see `segfocus.metrics.boundary`); `compute` gives float64 [bands, classes]."""
+    """Boundary IoU of each class (see `segfocus.metrics.boundary`); `compute` gives float64 [bands, classes] on the
+    CPU."""
 
+    higher_is_better = True
     boundary_intersection: Tensor
     boundary_union: Tensor
 
@@ -145,7 +160,7 @@ class SegmentationScores(TallyMetric):
             classes: the classes; names alone do for the basic scores.
             distances: px of the Boundary IoU.
             groups: "basic", or as for `Suite`, which then needs the `Classes`.
-            kwargs: probabilities, instances, instance_sizes of `Suite`; the others of `torchmetrics.Metric`.
+            kwargs: probabilities, instances, baseline, instance_sizes of `Suite`; the others of `torchmetrics.Metric`.
         """
         if groups == "basic":
             names = classes if isinstance(classes, Sequence) else classes.names
@@ -155,9 +170,8 @@ class SegmentationScores(TallyMetric):
                 raise SegfocusError(
                     "metrics: expected Classes for more than the basic scores, got names; try Classes.of"
                 )
-            own = {
-                name: kwargs.pop(name) for name in ("probabilities", "instances", "instance_sizes") if name in kwargs
-            }
+            options = ("probabilities", "instances", "baseline", "instance_sizes")
+            own = {name: kwargs.pop(name) for name in options if name in kwargs}
             tally = Suite(classes, groups, distances, **own)  # pyright: ignore
         super().__init__(tally, classes, **kwargs)
 
@@ -166,10 +180,32 @@ def _numbered(num_classes: int) -> list[str]:
     return [str(train_id) for train_id in range(num_classes)]
 
 
-def _array(values: Tensor | None, index: int | None) -> np.ndarray | None:
+def _fingerprint(tally: Tally) -> Int[Tensor, "bytes"]:
+    """Eight bytes that tell what is counted, one to a number: comparisons of states may round."""
+    made = f"{type(tally).__qualname__} {tally.settings}"
+    return torch.tensor(list(hashlib.sha256(made.encode()).digest()[:8]))
+
+
+def _each(name: str, values: Tensor | None, single: bool, count: int) -> list[np.ndarray] | list[None]:
+    """The values of each picture of a batch, or of the single picture that came without a batch."""
     if values is None:
-        return None
-    return (values if index is None else values[index]).detach().cpu().numpy()
+        return [None] * count
+    values = values.detach()
+    if values.is_floating_point():
+        values = values.float()  # NumPy has no bfloat16
+    batch = values.cpu().numpy()
+    batch = batch[None] if single else batch
+    _check_count(name, len(batch), count)
+    return list(batch)
+
+
+def _check_count(name: str, found: int, count: int) -> None:
+    if found != count:
+        raise SegfocusError(f"{name}: expected one for each of {count} pictures, got {found}")
+
+
+def _labels(name: str, labels: Tensor | None) -> Tensor | None:
+    return None if labels is None else torch.from_numpy(_as_uint8(name, labels)).reshape(labels.shape)
 
 
 def _pairs(preds: Tensor, target: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
