@@ -341,6 +341,16 @@ def test_many_classes_leave_out_the_matrix(tmp_path):
     assert "Confusion matrix" in full_page(tmp_path).words
 
 
+def test_many_absent_classes_are_named_and_have_no_rows(tmp_path):
+    many = Classes.of([f"class <{index}>" for index in range(12)])
+    target = np.arange(1600, dtype=np.uint8).reshape(40, 40) % 4
+    entries = [Entry("a", None, target, np.roll(target, 3))]
+    page = Page(build_report(tmp_path, "t", {}, entries, many).read_text(encoding="utf-8"))
+    assert "8 classes are neither in the truth nor in a prediction" in page.words
+    assert page.words.count("class <11>") == 1
+    assert page.words.count("class <3>") > 2
+
+
 @pytest.mark.real_data
 def test_a_report_of_real_pictures_fits_into_three_megabytes(tmp_path, shared_data):
     from segfocus.data import camvid

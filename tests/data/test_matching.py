@@ -85,6 +85,7 @@ def test_nothing_left(tmp_path):
         ("a_gtFine_labelIds.png", "a.png", "--label-suffix _gtFine_labelIds$"),
         ("a.png", "a_pred.png", "--prediction-suffix _pred$"),
         ("val/a.png", "a.png", "the folder above or below: only the subfolders differ$"),
+        ("a_gt.png", "a_pred.png", "--label-suffix _gt --prediction-suffix _pred$"),
         ("a.png", "b.png", "--label-suffix or --prediction-suffix to leave out endings$"),
     ],
 )

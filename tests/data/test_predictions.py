@@ -221,6 +221,17 @@ class TestProbabilities:
         assert (found.labels == 255).sum() == 1
         assert not found.probabilities[:, 2, 3].any()
 
+    def test_empty_raw_channels_need_no_class(self, tmp_path):
+        few = Classes.from_dict({"classes": {0: {"name": "a", "raw": [3]}, 1: {"name": "b", "raw": [40]}}})
+        values = np.zeros((41, *SIZE), np.float32)
+        values[3], values[40] = 0.25, 0.75
+        path = tmp_path / "a.npy"
+        found = PredictionReader(few, ids="raw").read(save(path, values), SIZE)
+        assert (found.probabilities == np.float32([0.25, 0.75])[:, None, None]).all()
+        values[9, 0, 0], values[3, 0, 0] = 0.25, 0
+        save(path, values)
+        refused(path, r"channels of probabilities \(in raw order\).*got the value 9", few, ids="raw")
+
     def test_raw_channels_that_do_not_fit(self, tmp_path):
         path = save(tmp_path / "a.npy", soft(3))
         refused(path, "expected probabilities of the raw values 0 to 17 or more", GAPS, ids="raw")

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from segfocus.methods.base import Segmenter
+from segfocus.ops.resample import enlarge
 from segfocus.output import Output
 
 
@@ -38,3 +39,19 @@ class ByBrightness(Segmenter):
 def by_brightness(red, num_classes: int = 3):
     """What ByBrightness answers, in NumPy."""
     return (red.astype(int) * num_classes // 256).clip(0, num_classes - 1).astype("uint8")
+
+
+class Borrower(ByBrightness):
+    """ByBrightness on cells of 4 px, each of which then takes the prediction of its right neighbour."""
+
+    def forward(self, image):
+        height, width = image.shape[-2:]
+        cells = image[:, :, ::4, ::4]
+        initial = super().forward(cells).logits
+        seed = torch.cat([initial[..., 1:], initial[..., -1:]], -1)
+        offsets = torch.zeros_like(cells[:, :2])
+        offsets[:, 0] = 4.0
+        confidence = torch.full_like(cells[:, :1], 0.75)
+        fused = initial + confidence * (seed - initial)
+        logits = enlarge(fused, 4, 1, (height, width))
+        return Output(logits, offsets=offsets, confidence=confidence, aux_logits={"initial": initial, "seed": seed})

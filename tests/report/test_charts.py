@@ -7,8 +7,10 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from segfocus.report.charts import Series, bins_chart, budget_chart, changes_chart, reliability_chart
+from segfocus.report.charts import WIDTH, Series, bins_chart, budget_chart, changes_chart, reliability_chart
+from segfocus.report.compare import headroom_charts
 from segfocus.report.svg import COLORS
+from tests.report.scores import full_scores
 
 BINS = ["1", "2", "3-4", ">4"]
 
@@ -68,6 +70,31 @@ def test_bars_are_as_long_as_their_numbers():
     up, down = sorted(heights["good"]), sorted(heights["bad"])
     assert down[-1] / down[-2] == pytest.approx(2_500_000 / 12_000, rel=0.2)  # drawn to a hundredth of a pixel
     assert up[-1] < 0.1
+
+
+def drawn(scores, idea):
+    """Texts of an idea's chart -> where they stand (those of legends: where they begin) in CSS pixels."""
+    chart = next(item["chart"] for item in headroom_charts(scores) if item["define"] == f"headroom_{idea}")
+    root = ElementTree.fromstring(chart)
+    return {
+        item.text: float(item.get("x") or re.findall(r"[\d.]+", item.get("transform"))[0]) for item in root.iter("text")
+    }
+
+
+def test_legends_of_three_ways_fit_into_the_chart():
+    scores = full_scores()
+    rows = scores["headroom"]["rows"]
+    rows += [{**row, "variant": "importance"} for row in rows if row["variant"] == "entropy"]
+    places = drawn(scores, "fornet")
+    last = "by importance"
+    assert places[last] + 7.5 * len(last) < WIDTH
+    assert places["by truth"] < places["by entropy"] < places[last]
+
+
+def test_labels_of_budgets_are_short():
+    texts = drawn(full_scores(), "threshnet")
+    assert {"picture", "64 px"} <= set(texts)
+    assert "whole picture" not in texts
 
 
 def test_names_are_text_and_no_formula():

@@ -9,7 +9,7 @@ import pytest
 from segfocus import viz
 from segfocus.data.classes import Classes
 from segfocus.errors import SegfocusError
-from segfocus.report import Entry, Pictures
+from segfocus.report import Entry, Pictures, write_report
 from segfocus.report.crops import Window, commonest_mistake, densest_windows, draw_crop, window_side
 from segfocus.report.images import embed
 from segfocus.report.pictures import Worst
@@ -158,3 +158,13 @@ def test_embedded_photographs_are_close_and_label_maps_exact():
     drawn = np.asarray(cv2.resize(np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8), (64, 64)))
     assert np.abs(decode(embed("x", drawn, False).source).astype(int) - drawn).mean() < 8
     assert (decode(embed("x", drawn, True).source) == drawn).all()
+
+
+def test_a_window_with_few_hits_does_not_say_none(tmp_path):
+    target = np.zeros((200, 260), np.uint8)
+    prediction = target.copy()
+    prediction[50, 60] = 1
+    pictures = Pictures(CLASSES)
+    pictures.add(Entry("a", None, target, prediction))
+    page = write_report(tmp_path, "t", {}, pictures).read_text(encoding="utf-8")
+    assert "&lt;1 % wrong, mostly ground taken for wall" in page

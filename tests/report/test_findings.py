@@ -86,6 +86,24 @@ def test_errors_spread_like_the_pixels_are_not_called_concentrated():
     assert "Mostly inside, not at edges: 40 % of the errors lie far from any boundary." in text
 
 
+def test_a_perfect_prediction_is_called_so():
+    scores = full_scores()
+    del scores["calibration"]
+    for part in scores["regions"].values():
+        part["error_share"] = [0.0] * 6
+    assert region_words("distance", scores["regions"]["distance"]) == "No pixel is wrong."
+    assert told(scores, np.diag([9, 8, 7]))["Where it is wrong"] == [
+        "Nothing is wrong: every labelled pixel is right. Make sure that the predictions are no copies of the labels."
+    ]
+
+
+def test_small_pieces_that_are_found_are_no_error():
+    scores = full_scores()
+    part = scores["regions"]["component_size"]
+    part["found_per_class"] = {name: [1.0] * len(part["bins"]) for name in part["found_per_class"]}
+    assert not any("pieces of up to" in text for text in told(scores)["Where it is wrong"])
+
+
 def test_hard_part_takes_the_bins_with_the_largest_surplus():
     part = full_scores()["regions"]["distance"]
     surplus = [sum(part["error_share"][:n]) - sum(part["pixels"][:n]) for n in range(1, 6)]

@@ -126,7 +126,7 @@ def test_baseline_and_refiners(folders, tmp_path):
     before = scores["baseline"]
     check(before["scores"], guess=lambda index: guess_of(index, 0.5))
     assert "headroom" not in before["scores"]
-    assert before["title"] == str(tmp_path / "before")
+    assert before["title"] == f"{tmp_path.name}/before"
     change = before["difference"]["miou"]
     assert change["value"] == pytest.approx(scores["miou"] - before["scores"]["miou"])
     assert change["interval"][0] <= change["value"] <= change["interval"][1]
@@ -291,6 +291,12 @@ class TestBadFiles:
         with pytest.raises(SegfocusError, match=r"none of the first 6 pictures can be measured, first: .*got 99"):
             measure(folders)
 
+    def test_only_void(self, folders):
+        for name in NAMES:
+            save(folders.labels / f"{name}.png", np.zeros((24, 32), np.uint8))
+        with pytest.raises(SegfocusError, match=r"labels: expected labelled pixels, got only void in all 6 pictures"):
+            measure(folders)
+
     def test_hopeless_beginnings_end_the_work(self, tmp_path):
         names = [f"{index:03}" for index in range(60)]
         folders = Folders(*make_folders(tmp_path, names))
@@ -311,6 +317,16 @@ class TestBadFiles:
     def test_the_labels_themselves(self, folders):
         with pytest.raises(SegfocusError, match="expected predictions to compare with the labels"):
             measure(Folders(folders.labels, folders.labels))
+
+
+def test_titles_of_baselines_that_end_alike_differ(folders, tmp_path):
+    before = tmp_path / "old" / "run" / "val"
+    now = tmp_path / "new" / "run" / "val"
+    for index, name in enumerate(NAMES):
+        save(before / f"{name}.png", guess_of(index, 0.5))
+        save(now / f"{name}.png", guess_of(index))
+    scores, *_ = measure(Folders(now, folders.labels, baseline=before))
+    assert scores["baseline"]["title"] == "old/run/val"
 
 
 def test_resize(folders):

@@ -78,6 +78,9 @@ def test_page_and_json(case, tmp_path):
     assert code == 0
     assert f"{100 * expected():.1f}" in out
     assert str(case.page) in out
+    changed = case.scores["baseline"]["changed"]
+    assert f"against {tmp_path.name}/before: mIoU +" in out
+    assert f"{changed['fixed']} px fixed, {changed['broken']} px broken" in out.replace("\u202f", "")
     assert error.count("note: ") == len([line for line in error.splitlines() if line])
     assert "note: --predictions: read as labels (uint8, train ids)" in error
     scores = case.scores

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segfocus.data.classes import Classes
+from segfocus.data.known import load_classes
 from segfocus.data.pairs import Pair, pair_folders
 from segfocus.data.pictures import PICTURE_EXTENSIONS
 from segfocus.errors import SegfocusError
@@ -22,27 +23,10 @@ if TYPE_CHECKING:
 HOLDOUT_CLIP = "0001TP"
 """frames of train whose names begin so are the tuning split `holdout`; the rest is `fit`"""
 
-_TABLE = {
-    "classes": {
-        0: {"name": "sky", "color": [128, 128, 128]},
-        1: {"name": "building", "color": [128, 0, 0]},
-        2: {"name": "pole", "color": [192, 192, 128], "thin": True},
-        3: {"name": "road", "color": [128, 64, 128]},
-        4: {"name": "pavement", "color": [60, 40, 222]},
-        5: {"name": "tree", "color": [128, 128, 0]},
-        6: {"name": "signsymbol", "color": [192, 128, 128]},
-        7: {"name": "fence", "color": [64, 64, 128]},
-        8: {"name": "car", "color": [64, 0, 128]},
-        9: {"name": "pedestrian", "color": [64, 64, 0]},
-        10: {"name": "bicyclist", "color": [0, 128, 192]},
-    },
-    "ignore": [11, 255],
-}
-
 
 def classes(config: DataConfig | None = None) -> Classes:
     """The 11 classes; raw 11 (void) and 255 are ignored."""
-    return Classes.from_dict(_TABLE)
+    return load_classes("camvid")
 
 
 def pairs(config: DataConfig, split: str) -> list[Pair]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +121,31 @@ def named_files(source: Source) -> dict[str, Path]:
     return names
 
 
+def guess_suffixes(firsts: list[str], seconds: list[str]) -> tuple[str, str] | None:
+    """Endings of two folders' names without which most of some of the first would be among the second; None if there
+    are none."""
+    votes: Counter[tuple[str, str]] = Counter()
+    some = firsts[:: max(1, len(firsts) // 20)]
+    for first in some:
+        for second in seconds:
+            shared = _shared_start(first, second)
+            if shared and not shared.endswith("/"):
+                votes[first[len(shared) :], second[len(shared) :]] += 1
+    if not votes:
+        return None
+    # several kinds of masks (label ids, instance ids) fit equally: label ids are what is meant
+    most = max(votes.values())
+    fitting = [ends for ends, count in votes.items() if count == most]
+    best = min(fitting, key=lambda ends: (not ends[1].lower().endswith(("labelids", "label", "mask", "gt")), ends))
+    return best if most * 2 > len(some) else None
+
+
+def _shared_start(first: str, second: str) -> str:
+    """What two names have in common from the left, without separators at its end."""
+    different = next((at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
+    return first[: min(len(first), len(second)) if different is None else different].rstrip("_-. ")
+
+
 def _below(folder: Path) -> list[Path]:
     """Files that are not hidden, sorted."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
@@ -135,7 +161,7 @@ def _empty(source: Source) -> SegfocusError:
     return SegfocusError(f"{source.option} {source.folder}: expected files ({endings}), got {got}; try {advice}")
 
 
-def _no_match(labels: Source, wanted: Iterable[str], source: Source, found: Iterable[str]) -> SegfocusError:
+def _no_match(labels: Source, wanted: Collection[str], source: Source, found: Collection[str]) -> SegfocusError:
     """Says what the names look like on both sides, and the option that would make them equal where one would."""
     label, file = next(iter(wanted)), next(iter(found))
     shorter = sorted((name for name in found if label.startswith(name)), key=len)
@@ -147,6 +173,9 @@ def _no_match(labels: Source, wanted: Iterable[str], source: Source, found: Iter
         advice = f"{source.suffix_option} {longer[0].removeprefix(label)}"
     elif label.rsplit("/", 1)[-1] in stems:
         advice = "the folder above or below: only the subfolders differ"
+    elif endings := guess_suffixes(list(wanted), list(found)):
+        options = zip((labels.suffix_option, source.suffix_option), endings, strict=True)
+        advice = " ".join(f"{option} {ending}" for option, ending in options if ending)
     else:
         advice = f"{labels.suffix_option} or {source.suffix_option} to leave out endings"
     return SegfocusError(

@@ -203,13 +203,13 @@ class PredictionReader:
 
     def _merged(self, values: np.ndarray, path: Path) -> Float32[np.ndarray, "classes height width"]:
         """Channels of raw values -> probabilities of the classes; see `__init__`.  All 0 where only ignored channels
-        have any."""
-        channels = np.arange(len(values))[None]
-        train_ids = self.classes.encode(channels, f"{path}: channels of probabilities (in raw order)")[0]
+        have any.  Channels that are 0 everywhere, such as those between raw values with gaps, need no class."""
+        channels = np.flatnonzero([channel.any() for channel in values])
+        train_ids = self.classes.encode(channels[None], f"{path}: channels of probabilities (in raw order)")[0]
         merged = np.zeros((self.classes.num_classes, *values.shape[1:]), np.float32)
-        for channel, train_id in zip(values, train_ids, strict=True):
+        for channel, train_id in zip(channels, train_ids, strict=True):
             if train_id != IGNORE:
-                merged[train_id] += channel
+                merged[train_id] += values[channel]
         if IGNORE in train_ids:
             total = merged.sum(0)
             np.divide(merged, total, out=merged, where=total > 0)

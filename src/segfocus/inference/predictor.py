@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from segfocus.errors import SegfocusError
 from segfocus.inference.augment import check_scales, test_time_augmentation
 from segfocus.inference.sliding import check_window, sliding_window
 from segfocus.methods.base import Segmenter
+from segfocus.ops.resample import enlarge
+from segfocus.output import Output
+from segfocus.output import probabilities as to_probabilities
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,24 @@ class Prediction:
     """what to call it: relative path without extension"""
     picture: UInt8[np.ndarray, "height width 3"]
     """the picture itself, RGB"""
+    offsets: Float32[np.ndarray, "2 offset_rows offset_columns"] | None = None
+    """(x, y) in px to the pixel that each cell borrows from, on the method's own grid; None as for `importance`"""
+    confidence: Float32[np.ndarray, "offset_rows offset_columns"] | None = None
+    """in [0, 1], on the same grid: how much of the borrowed prediction is taken"""
+    initial_labels: UInt8[np.ndarray, "height width"] | None = None
+    """train ids before anything was borrowed, made like `labels`; None unless asked for, or where the method has no
+    initial prediction"""
+
+
+class Hints(NamedTuple):
+    """What a network says beside its prediction, each None where there is none."""
+
+    importance: Float[Tensor, "batch 1 rows columns"] | None = None
+    selected: Bool[Tensor, "batch 1 rows columns"] | None = None
+    offsets: Float[Tensor, "batch 2 offset_rows offset_columns"] | None = None
+    confidence: Float[Tensor, "batch 1 offset_rows offset_columns"] | None = None
+    initial: Float[Tensor, "batch classes height width"] | None = None
+    """initial probabilities, averaged over windows and views like the final ones"""
 
 
 class Predictor:
@@ -54,9 +75,13 @@ class Predictor:
         device: "auto" (cuda, then mps, then cpu) or any torch device.
         channels_last: memory layout; faster convolutions on CPUs and tensor cores.
         max_pixels: larger picture files are refused.
+        initial: also give `initial_labels` where the method has an initial prediction (`Output.aux_logits["initial"]`);
+            their probabilities take as much memory again.
 
-    Probabilities, not logits, are averaged over windows and views.  `importance` and `selected` come from the pass that
-    saw the whole picture at scale 1, unmirrored; where there is none (a window, or scales without 1) they are None.
+    Probabilities, not logits, are averaged over windows and views.  `importance`, `selected`, `offsets` and
+    `confidence` come from the pass that saw the whole picture at scale 1, unmirrored; where there is none (a window, or
+    scales without 1) they are None.  The initial prediction is averaged like the final one, so that the two differ by
+    what was borrowed and by nothing else.
 
     Raises:
         SegfocusError: window, stride, scales or device that cannot be used; and what `segfocus.load` raises.
@@ -74,12 +99,14 @@ class Predictor:
         device: str | torch.device = "auto",
         channels_last: bool = True,
         max_pixels: int = 180_000_000,
+        initial: bool = False,
     ) -> None:
         if window is None and stride is not None:
             raise SegfocusError(f"stride: expected a window with it, got stride {list(stride)} alone; try --window")
         self.window, self.stride = (None, None) if window is None else check_window(window, stride)
         self.scales = check_scales(scales)
         self.flip = flip
+        self.initial = initial
         self.device = choose_device(device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.max_pixels = max_pixels
@@ -109,7 +136,7 @@ class Predictor:
         try:
             image = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None].float().div_(255)
             image = image.contiguous(memory_format=self.memory_format)
-            probabilities, importance, selected = self.predict(image)
+            probabilities, hints = self.predict(image)
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
@@ -119,37 +146,46 @@ class Predictor:
                 f"{self.device}; try --window 512x512{other}"
             ) from error
         return Prediction(
-            labels=probabilities[0].argmax(0).to(torch.uint8).cpu().numpy(),
+            labels=_labels(probabilities),
             probabilities=probabilities[0].cpu().contiguous().numpy(),
-            importance=None if importance is None else importance[0, 0].float().cpu().numpy(),
-            selected=None if selected is None else selected[0, 0].cpu().numpy(),
+            importance=None if hints.importance is None else _array(hints.importance)[0],
+            selected=None if hints.selected is None else hints.selected[0, 0].cpu().numpy(),
             name=name,
             picture=pixels,
+            offsets=None if hints.offsets is None else _array(hints.offsets),
+            confidence=None if hints.confidence is None else _array(hints.confidence)[0],
+            initial_labels=None if hints.initial is None else _labels(hints.initial),
         )
 
     @torch.inference_mode()
     def predict(
         self, image: Float[Tensor, "batch channels height width"]
-    ) -> tuple[
-        Float[Tensor, "batch classes height width"],
-        Float[Tensor, "batch 1 rows columns"] | None,
-        Bool[Tensor, "batch 1 rows columns"] | None,
-    ]:
-        """Probabilities at the size of `image` (in [0, 1], on the predictor's device), importance and selected."""
-        hints: list[Tensor | None] = [None, None]
+    ) -> tuple[Float[Tensor, "batch classes height width"], Hints]:
+        """Probabilities at the size of `image` (in [0, 1], on the predictor's device), and what comes with them."""
+        hints = Hints()
+        classes = self.model.num_classes
 
         def whole(view: Tensor) -> Tensor:
+            nonlocal hints
             output = self.model(view)
             if view is image:  # resizing to the same size hands back the same tensor: this is the plain pass
-                hints[:] = output.importance, output.selected
-            return output.probabilities()
+                hints = Hints(output.importance, output.selected, output.offsets, output.confidence)
+            return both(output)
+
+        def both(output: Output) -> Tensor:
+            """Probabilities, and in further channels the initial ones, so that both are averaged alike."""
+            initial = initial_probabilities(output) if self.initial else None
+            found = output.probabilities()
+            return found if initial is None else torch.cat([found, initial], 1)
 
         def windows(view: Tensor) -> Tensor:
             assert self.window is not None
-            return sliding_window(lambda part: self.model(part).probabilities(), view, self.window, self.stride)
+            return sliding_window(lambda part: both(self.model(part)), view, self.window, self.stride)
 
-        probabilities = test_time_augmentation(windows if self.window else whole, image, self.scales, self.flip)
-        return probabilities, hints[0], hints[1]
+        found = test_time_augmentation(windows if self.window else whole, image, self.scales, self.flip)
+        if found.shape[1] > classes:
+            hints = hints._replace(initial=found[:, classes:])
+        return found[:, :classes], hints
 
     def settings(self) -> dict[str, Any]:
         """What decides a prediction, JSON safe: a hash of the weights, window, stride, scales, flip."""
@@ -179,6 +215,36 @@ class Predictor:
             f"expected a uint8 picture height x width x 3, got {picture.dtype} of shape {picture.shape}; "
             "try (picture * 255).astype(np.uint8) when it is in [0, 1]"
         )
+
+
+def initial_probabilities(output: Output) -> Float[Tensor, "batch classes height width"] | None:
+    """Probabilities, at the picture's size, of what a method predicted before it borrowed; None where it says none.
+
+    `aux_logits["initial"]` lies on the grid of the offsets, or reaches beyond it where the method pads the picture.
+    """
+    initial = output.aux_logits.get("initial")
+    if initial is None:
+        return None
+    height, width = output.logits.shape[-2:]
+    grid = initial if output.offsets is None else output.offsets
+    stride = _stride((height, width), (grid.shape[-2], grid.shape[-1]))
+    return to_probabilities(enlarge(initial.float(), stride, 1, (height, width)))
+
+
+def _stride(size: tuple[int, int], grid: tuple[int, int]) -> int:
+    """Side in px, a power of two, of the square cells that cover a picture in so many rows and columns."""
+    for stride in (2**power for power in range(11)):
+        if all(-(-side // stride) == cells for side, cells in zip(size, grid, strict=True)):
+            return stride
+    raise ValueError(f"expected a grid of square cells over {size[0]}x{size[1]} px, got {grid[0]}x{grid[1]} cells")
+
+
+def _labels(probabilities: Float[Tensor, "1 classes height width"]) -> UInt8[np.ndarray, "height width"]:
+    return probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
+
+
+def _array(maps: Float[Tensor, "1 channels rows columns"]) -> Float32[np.ndarray, "channels rows columns"]:
+    return maps[0].float().cpu().contiguous().numpy()
 
 
 def _out_of_memory(error: BaseException) -> bool:

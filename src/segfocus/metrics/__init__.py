@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segfocus.metrics.binary import ForegroundScores as ForegroundScores
     from segfocus.metrics.bootstrap import Bootstrap as Bootstrap
+    from segfocus.metrics.bootstrap import difference_intervals as difference_intervals
     from segfocus.metrics.boundary import boundary_band as boundary_band
     from segfocus.metrics.boundary import boundary_counts as boundary_counts
     from segfocus.metrics.boundary import boundary_iou as boundary_iou
     from segfocus.metrics.boundary_f import BoundaryF as BoundaryF
     from segfocus.metrics.calibration import Calibration as Calibration
+    from segfocus.metrics.calibration import expected_calibration_error as expected_calibration_error
     from segfocus.metrics.changes import Changes as Changes
     from segfocus.metrics.comparison import Comparison as Comparison
     from segfocus.metrics.confusion import category_iou as category_iou
@@ -23,9 +25,13 @@ if TYPE_CHECKING:
     from segfocus.metrics.confusion import scores_from_confusion as scores_from_confusion
     from segfocus.metrics.headroom import Headroom as Headroom
     from segfocus.metrics.instance import InstanceScores as InstanceScores
+    from segfocus.metrics.instance import read_instances as read_instances
     from segfocus.metrics.labels import labels_from_scores as labels_from_scores
     from segfocus.metrics.mean_boundary_accuracy import MeanBoundaryAccuracy as MeanBoundaryAccuracy
     from segfocus.metrics.regions import RegionErrors as RegionErrors
+    from segfocus.metrics.regions import component_bins as component_bins
+    from segfocus.metrics.regions import distance_bins as distance_bins
+    from segfocus.metrics.regions import thickness_bins as thickness_bins
     from segfocus.metrics.scores import Counts as Counts
     from segfocus.metrics.suite import Suite as Suite
     from segfocus.metrics.tally import Tally as Tally
@@ -58,9 +64,15 @@ _HOMES = {
     "boundary_counts": "boundary",
     "boundary_iou": "boundary",
     "category_iou": "confusion",
+    "component_bins": "regions",
     "confusion_matrix": "confusion",
+    "difference_intervals": "bootstrap",
+    "distance_bins": "regions",
+    "expected_calibration_error": "calibration",
     "labels_from_scores": "labels",
+    "read_instances": "instance",
     "scores_from_confusion": "confusion",
+    "thickness_bins": "regions",
 }
 
 __all__ = [*_HOMES]

@@ -12,13 +12,14 @@ import segfocus
 from segfocus import viz
 from segfocus.data.classes import Classes
 from segfocus.files import write_text
-from segfocus.report import charts, compare, sections
-from segfocus.report.crops import PER_PICTURE
+from segfocus.report import charts, compare, offsets, sections
+from segfocus.report.borrowing import borrowing, changes_heading, is_initial
+from segfocus.report.crops import PER_PICTURE, Crop
 from segfocus.report.definitions import DEFINITIONS, Definition
 from segfocus.report.findings import findings, region_words, upper_end
 from segfocus.report.images import Entry
 from segfocus.report.pictures import Pictures
-from segfocus.report.tables import count, dig, hex_color, known, percent
+from segfocus.report.tables import count, dig, hex_color, known, percent, whole_percent
 
 _REGIONS = {
     "distance": ("By distance to the boundary", "px from the nearest true boundary", "px"),
@@ -26,12 +27,12 @@ _REGIONS = {
     "component_size": ("By component size", "px in one connected piece", "px"),
 }
 _CROP_WORDS = {
-    "broken": ("broken", "The windows with the most broken pixels: right in the baseline, wrong now"),
-    "fixed": ("fixed", "The windows with the most fixed pixels: wrong in the baseline, right now"),
+    "broken": ("broken", "The windows with the most broken pixels: right in the {}, wrong now"),
+    "fixed": ("fixed", "The windows with the most fixed pixels: wrong in the {}, right now"),
     "wrong": ("wrong", "The windows with the most wrong pixels"),
     "thin": ("missed pixels of thin classes", "The windows with the most missed pixels of thin classes"),
 }
-"""kind of window -> word for its pixels, heading; in the order of the page"""
+"""kind of window -> word for its pixels, heading with room for the baseline's name; in the order of the page"""
 
 
 def build_report(
@@ -75,21 +76,20 @@ def write_report(
     path = out if out.suffix.lower() in {".html", ".htm"} else out / "report.html"
     glossary = _Glossary()
     content = _content(scores, pictures, made or {})
-    with_importance = any(image.title == "importance" for card in pictures.cards() for image in card.images)
+    shown = {image.title for card in content["cards"] for image in card.images}
+    with_importance = "importance" in shown
     for key in ("void", "iou", "miou", *(["importance"] if with_importance else [])):
         glossary(key)
-    page = _template(glossary).render(title=title, with_importance=with_importance, **content)
+    page = _template(glossary).render(
+        title=title, with_importance=with_importance, with_confidence="confidence" in shown, **content
+    )
     write_text(path, page)
     return path
 
 
 def _content(scores: Mapping[str, Any], pictures: Pictures, made: Mapping[str, str]) -> dict[str, Any]:
     classes, matrix = pictures.classes, pictures.confusion
-    crops = [
-        {"kind": word, "about": about, "note": _crop_note(pictures, kind), "crops": pictures.crops(kind)}
-        for kind, (word, about) in _CROP_WORDS.items()
-        if pictures.crops(kind)
-    ]
+    longest = pictures.offset_scale.longest
     return {
         "subtitle": _subtitle(scores, classes),
         "findings": findings(scores, matrix, classes),
@@ -97,6 +97,10 @@ def _content(scores: Mapping[str, Any], pictures: Pictures, made: Mapping[str, s
         "all_scores": sections.all_scores(scores),
         "baseline": scores.get("baseline"),
         "changed": _changes(scores, classes),
+        "changes_heading": changes_heading(scores),
+        "borrowing": borrowing(scores),
+        "wheel": None if longest is None else offsets.wheel(longest),
+        "longest": longest,
         "regions": _regions(scores),
         "class_table": sections.class_table(scores, matrix, classes),
         "categories": sections.category_table(scores),
@@ -109,10 +113,15 @@ def _content(scores: Mapping[str, Any], pictures: Pictures, made: Mapping[str, s
         "instance": sections.instance_table(scores),
         "sizes_from": dig(scores, "instance", "sizes_from"),
         "calibration": _calibration(scores),
-        "crop_groups": crops,
+        "crop_groups": _crop_groups(pictures, "initial prediction" if is_initial(scores) else "baseline"),
         "cards": pictures.cards(),
         "seen": pictures.seen,
-        "legend": dict(zip(classes.names, map(hex_color, classes.colors), strict=True)),
+        "absent": (absent := sections.absent_classes(matrix, classes)),
+        "legend": {
+            name: hex_color(color)
+            for name, color in zip(classes.names, classes.colors, strict=True)
+            if name not in set(absent)
+        },
         "colors": {name.lower(): hex_color(getattr(viz, name)) for name in ("WRONG", "FIXED", "BROKEN", "STILL_WRONG")},
         "failures": [str(text) for text in scores.get("failures") or []],
         "left_out": {str(group): str(why) for group, why in (scores.get("left_out") or {}).items()},
@@ -130,10 +139,17 @@ def _subtitle(scores: Mapping[str, Any], classes: Classes) -> str:
     return " · ".join([*parts, "scores in percent"])
 
 
-def _crop_note(pictures: Pictures, kind: str) -> str:
-    crops = pictures.crops(kind)
+def _crop_groups(pictures: Pictures, baseline: str) -> list[dict[str, Any]]:
+    groups = []
+    for kind, (word, about) in _CROP_WORDS.items():
+        if crops := pictures.crops(kind):
+            note = _crop_note(crops, pictures.alike(kind))
+            groups.append({"kind": word, "about": about.format(baseline), "note": note, "crops": crops})
+    return groups
+
+
+def _crop_note(crops: Sequence[Crop], limit: int) -> str:
     side = " or ".join(str(value) for value in sorted({crop.window.side for crop in crops})[:3])
-    limit = pictures.alike(kind)
     return f"{side} px wide, enlarged; at most {PER_PICTURE} from one picture and {limit} of one kind of mistake."
 
 
@@ -255,6 +271,7 @@ def _template(glossary: _Glossary):
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
+    environment.filters["share"] = whole_percent
     environment.filters["svg"] = Markup  # charts are built by an XML library, which has escaped their texts
     environment.globals["define"] = glossary
     environment.globals["glossary"] = glossary.used

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from segfocus.report.svg import COLORS, new_axes, new_figure, to_svg
-from segfocus.report.tables import known, percent
+from segfocus.report.tables import known, percent, whole_percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -171,7 +171,7 @@ def _bars(axes: Axes, series: Series, shift: float, top: float) -> None:
     for place, value in enumerate(series.values):
         if known(value):
             axes.bar(place + shift, value, width=0.38, color=COLORS[series.color], clip_on=False)
-            _write(axes, place + shift, float(value or 0), _brief(value), drop=-8, color=series.ink)
+            _write(axes, place + shift, float(value or 0), whole_percent(value), drop=-8, color=series.ink)
 
 
 def _dots(axes: Axes, series: Series, drop: float | None) -> None:
@@ -230,11 +230,6 @@ def _caption(figure: Figure, text: str, top: float) -> None:
 
 def _font(size: float, color: str) -> dict[str, Any]:
     return {"fontsize": size, "color": COLORS[color], "parse_math": False}
-
-
-def _brief(value: Any) -> str:
-    """A share as a bar's label: few figures, but none that reads as nothing."""
-    return "<1" if 0 < value < 0.005 else percent(value, 0)
 
 
 def _short(value: float) -> str:

@@ -101,13 +101,18 @@ def headroom_charts(scores: Mapping[str, Any]) -> list[dict[str, str]]:
             labels, axis = variants, budgets[0]
         else:
             lines = [
-                Series(variant if len(variants) > 1 else "", _at(rows, variant, budgets), color)
+                Series(variant.removeprefix("chosen ") if len(variants) > 1 else "", _at(rows, variant, budgets), color)
                 for variant, color in zip(variants, ("bar", "good", "warn"), strict=False)
             ]
-            labels, axis = [budget.replace(" px patches", " px") for budget in budgets], _AXES.get(idea, "budget")
+            labels, axis = [_short_budget(budget) for budget in budgets], _AXES.get(idea, "budget")
         chart = budget_chart(f"headroom-{idea}", heading, labels, f"mIoU by {axis}", lines, base)
         drawn.append({"heading": heading, "define": f"headroom_{idea}", "chart": chart})
     return drawn
+
+
+def _short_budget(budget: str) -> str:
+    """So that five of them stand side by side under a chart."""
+    return budget.replace(" px patches", " px").replace("whole picture", "picture")
 
 
 def _at(rows: list[Mapping[str, Any]], variant: str, budgets: list[str]) -> list[float | None]:
@@ -178,7 +183,7 @@ def changed_table(scores: Mapping[str, Any], classes: Classes) -> Table | None:
     rows.sort(key=lambda row: row[4].value)
     columns = [
         Column("True class"), Column("Fixed, px", "fixed"), Column("Broken, px", "broken"),
-        Column("Still wrong, px", "still_wrong", wide=True), Column("Net, px"),
+        Column("Still wrong, px", "still_wrong", wide=True), Column("Net, px", "net"),
         Column("IoU change", "difference", wide=True),
     ]  # fmt: skip
     return Table(columns, rows).without_empty_columns() if rows else None

@@ -10,6 +10,8 @@ from jaxtyping import Bool, UInt8
 
 from segfocus.data.classes import Classes
 from segfocus.report.images import Entry, Image, draw, embed
+from segfocus.report.offsets import Pending, place_of_offsets
+from segfocus.viz import enlarge
 
 _LEAST, _MOST = 96, 256
 _SHOWN = 256
@@ -60,6 +62,8 @@ class Crop:
     images: list[Image]
     mistake: str
     """the commonest in it, in words"""
+    offsets: Pending | None = None
+    """its offsets, to be drawn"""
 
 
 def window_side(height: int, width: int) -> int:
@@ -105,10 +109,17 @@ def draw_crop(entry: Entry, window: Window, classes: Classes, mistake: Mistake) 
         baseline=None if entry.baseline is None else part(entry.baseline),
         importance=None,
         selected=None,
+        offsets=None,
+        confidence=None if entry.confidence is None else part(enlarge(entry.confidence, entry.target.shape)),
     )
-    images = [embed(*drawn) for drawn in draw(enlarged, classes)]
+    drawn = draw(enlarged, classes)
+    offsets = None
+    if entry.offsets is not None:
+        cut = np.stack([enlarge(axis, entry.target.shape)[inside] for axis in entry.offsets])
+        offsets = Pending(cut, place_of_offsets(drawn), (window.side, window.side), factor=factor)
+    images = [embed(*each) for each in drawn]
     words = f"{classes.names[mistake.truth]} taken for {classes.names[mistake.guess]}"
-    return Crop(entry.name, window, images, words)
+    return Crop(entry.name, window, images, words, offsets)
 
 
 def commonest_mistake(

@@ -55,10 +55,14 @@ DEFINITIONS: dict[str, Definition] = {
         "Mostly taken for",
         "The classes that get most of this class's missed pixels; the share is of all true pixels of the class.",
     ),
+    "of_true_class": Definition(
+        "Of the true class", "The share of all true pixels of the class that is taken for the other."
+    ),
     "interval": Definition(
         "95 % interval",
         "How much the number could change with other pictures of the same kind: a percentile bootstrap over pictures "
-        "(each picture gets a Poisson weight, 1000 times). It says nothing about training the model again.",
+        "(each picture gets a Poisson weight, 1000 times). It takes the pictures for independent: neighbouring frames "
+        "of a video are not, and then it is too narrow. It says nothing about training the model again.",
         "Efron & Tibshirani 1993; Poisson weights as in Chamandy et al. 2012",
     ),
     "difference": Definition(
@@ -184,7 +188,34 @@ DEFINITIONS: dict[str, Definition] = {
     ),
     "fixed": Definition("Fixed", "Pixels that the baseline had wrong and the prediction has right."),
     "broken": Definition("Broken", "Pixels that the baseline had right and the prediction has wrong."),
+    "net": Definition("Net", "Fixed minus broken pixels: above zero where the prediction has more right."),
     "still_wrong": Definition("Still wrong", "Pixels that both have wrong, whichever the wrong classes are."),
+    "initial": Definition(
+        "Initial prediction",
+        "What the network itself predicts before it borrows anything, in the same forward pass.",
+        "OVeNet, arXiv 2303.14516",
+    ),
+    "offset": Definition(
+        "Offset",
+        "The vector from a pixel to its seed pixel, whose prediction it borrows. Colour tells the direction, "
+        "saturation the length, white is none; all pictures of a page share one scale.",
+        "colours: Baker et al., IJCV 2011",
+    ),
+    "borrowing_confidence": Definition(
+        "Confidence in the seed pixel",
+        "How much of the borrowed prediction is taken, 0 to 1; the rest is the pixel's own initial prediction.",
+        "OVeNet, arXiv 2303.14516",
+    ),
+    "seed_same_class": Definition(
+        "Seed pixel of the same class",
+        "The share of pixels whose seed pixel truly is of the same class as they are. Where the seed pixel is void it "
+        "is left out.",
+    ),
+    "seed_right": Definition(
+        "Seed pixel predicted right",
+        "The share of pixels whose seed pixel was first predicted as the class that is true for the pixel itself: "
+        "what borrowing would give with full confidence.",
+    ),
     "importance": Definition(
         "Importance",
         "How hard the network expects a region to be, 0 to 1; in outlined regions the network's refinement is kept; "

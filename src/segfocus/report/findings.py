@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from segfocus.data.classes import Classes
+from segfocus.report.borrowing import borrowing_words, changes_heading
 from segfocus.report.compare import typical_headroom
 from segfocus.report.pictures import confusions_of
 from segfocus.report.tables import count, dig, known, percent, points, points_span, two, unbroken
@@ -21,6 +22,8 @@ _CONCENTRATED = 1.5
 """errors are called concentrated in a part when it holds so many times its share of the pixels"""
 _FEW_PIXELS = 1e-5
 """parts with a smaller share of the pixels than this say nothing"""
+_NEARLY_ALL = 0.95
+"""of the small pieces found: then they are no place where it is wrong"""
 _CEILINGS = {
     "fornet": ("Refining hard regions", "if the {} of 16 px regions with the most errors became right"),
     "ovenet": ("Borrowing from near by", "if each pixel took the best prediction within {}"),
@@ -41,19 +44,26 @@ class Finding:
 def findings(scores: Scores, matrix: np.ndarray, classes: Classes) -> dict[str, list[Finding]]:
     """Sentences under the headings of the page's summary; headings without one are left out."""
     groups = {
-        "What changed": [_change(scores), *_class_changes(scores)],
-        "Where it is wrong": [
-            _boundaries(scores),
-            _weak_classes(scores, matrix, classes),
-            _thin(scores, classes),
-            _small(scores),
-            _confusion(matrix, classes),
-            _calibration(scores),
-        ],
+        changes_heading(scores): [_change(scores), *_class_changes(scores), _borrowing(scores)],
+        "Where it is wrong": _errors(scores, matrix, classes),
         "What would help most": [*_ceilings(scores), _measured(scores), _regions_ceiling(scores)],
     }
     found = {heading: [item for item in items if item is not None] for heading, items in groups.items()}
     return {heading: items for heading, items in found.items() if items}
+
+
+def _errors(scores: Scores, matrix: np.ndarray, classes: Classes) -> list[Finding | None]:
+    if matrix.any() and matrix.sum() == matrix.trace():
+        text = "every labelled pixel is right. Make sure that the predictions are no copies of the labels."
+        return [Finding("Nothing is wrong:", text, "classes"), _calibration(scores)]
+    return [
+        _boundaries(scores),
+        _weak_classes(scores, matrix, classes),
+        _thin(scores, classes),
+        _small(scores),
+        _confusion(matrix, classes),
+        _calibration(scores),
+    ]
 
 
 def hard_part(part: Mapping[str, Any] | None) -> tuple[int, float, float] | None:
@@ -86,6 +96,8 @@ def region_words(name: str, part: Mapping[str, Any]) -> str:
         "thickness": "in parts up to {} px wide",
         "component_size": "in pieces of up to {} px",
     }[name]
+    if not any(part.get("error_share") or []):
+        return "No pixel is wrong."
     if found is None:
         return "No end of this scale holds clearly more errors than its share of the pixels."
     bins, pixels, errors = found
@@ -135,6 +147,11 @@ def _class_changes(scores: Scores) -> list[Finding | None]:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         found.append(Finding(f"{lead} clearly:", f"{listed}{more} (IoU, points).", "changes") if names else None)
     return found
+
+
+def _borrowing(scores: Scores) -> Finding | None:
+    words = borrowing_words(scores)
+    return None if words is None else Finding(*words, "changes")
 
 
 def _boundaries(scores: Scores) -> Finding | None:
@@ -229,6 +246,8 @@ def _small(scores: Scores) -> Finding | None:
     if not small or totals[small].sum() < 10:
         return None
     share, large = hits[small].sum() / totals[small].sum(), slice(small[-1] + 1, None)
+    if share > _NEARLY_ALL:
+        return None
     text = f"({count(totals[small].sum())} in the truth)"
     if totals[large].sum():
         text += f", against {percent(hits[large].sum() / totals[large].sum(), 0)} % of the larger ones."

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -67,7 +68,7 @@ def measure_folders(
         failures: one line for each picture that could not be measured, or (measured) not be shown.
 
     Raises:
-        SegfocusError: what `match_files` refuses, or no picture could be measured.
+        SegfocusError: what `match_files` refuses, no picture could be measured, or none has a labelled pixel.
     """
     rows, missing = folders.rows(allow_missing)
     load = Loader(classes, reader, common_instance_kind(rows, classes, reader.max_pixels))
@@ -87,9 +88,15 @@ def measure_folders(
                 raise SegfocusError(f"none of the first {len(failures)} pictures can be measured, first: {failures[0]}")
             bar.update()
     assert measurement is not None
+    if not measurement.pictures.confusion.any():
+        raise SegfocusError(
+            f"{folders.labels}: expected labelled pixels, got only void in all {measurement.pictures.seen} pictures; "
+            "try other raw values or less to ignore in the classes file"
+        )
     scores = {**measurement.scores(), "missing": missing, "failures": failures}
     if folders.baseline is not None:
-        scores["baseline"] = {"title": str(folders.baseline), **scores["baseline"]}
+        title = _unlike(folders.baseline, folders.predictions)
+        scores["baseline"] = {"title": title, **scores["baseline"]}
     return scores, measurement.pictures, failures
 
 
@@ -197,6 +204,14 @@ def _suites(
         shared = [group for group in suites[PREDICTIONS].tallies if group in GROUPS and group not in skipped]
         suites[BASELINE] = Suite(classes, shared, distances, probabilities=probabilities[BASELINE], **given)
     return suites
+
+
+def _unlike(folder: Path, other: Path) -> str:
+    """The last two parts of a path, or as many as tell it from another."""
+    length = 2
+    while folder.parts[-length:] == other.parts[-length:] and length < len(folder.parts):
+        length += 1
+    return str(Path(*folder.parts[-length:]))
 
 
 def _measured(name: str, refined: Suite, base: Suite) -> dict[str, Any]:

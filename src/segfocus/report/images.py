@@ -33,6 +33,12 @@ class Entry:
     """bool, the same grid: regions that keep the refinement"""
     baseline: np.ndarray | None = None
     """uint8 height x width, train ids: another prediction to compare with"""
+    baseline_name: str = "baseline"
+    """what the other prediction is called; "initial" is the network's own before it borrowed"""
+    offsets: np.ndarray | None = None
+    """float 2 x rows x columns, (x, y) in px on the method's grid: where each cell borrows from"""
+    confidence: np.ndarray | None = None
+    """float, the same grid, in [0, 1]: how much of the borrowed prediction is taken"""
 
     def check(self) -> None:
         """SegfocusError where the parts have different sizes."""
@@ -60,17 +66,19 @@ Drawn = list[tuple[str, np.ndarray, bool]]
 
 
 def draw(entry: Entry, classes: Classes) -> Drawn:
-    """Picture, truth, baseline if any, prediction, and where they differ, at the labels' size."""
+    """Picture, truth, baseline if any, prediction, where they differ, confidence if any, at the labels' size."""
     drawn: Drawn = [] if entry.picture is None else [("picture", entry.picture, False)]
     drawn.append(("truth", viz.color_map(entry.target, classes), True))
     if entry.baseline is not None:
-        drawn.append(("baseline", _colors(entry.baseline, entry.target, classes), True))
+        drawn.append((entry.baseline_name, _colors(entry.baseline, entry.target, classes), True))
     drawn.append(("prediction", _colors(entry.prediction, entry.target, classes), True))
     if entry.baseline is None:
         drawn.append(("error", viz.error_map(entry.target, entry.prediction, entry.picture), entry.picture is None))
     else:
         changes = viz.change_map(entry.target, entry.baseline, entry.prediction, entry.picture)
         drawn.append(("changes", changes, entry.picture is None))
+    if entry.confidence is not None:
+        drawn.append(("confidence", viz.heat_map(entry.confidence, entry.target.shape, entry.picture), False))
     return drawn
 
 

@@ -6,7 +6,7 @@ grow with the number or the size of the pictures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -16,9 +16,11 @@ from segfocus.data.classes import Classes
 from segfocus.metrics.confusion import VOID, confusion_matrix, scores_from_confusion
 from segfocus.report.crops import Crop, commonest_mistake, densest_windows, draw_crop, window_side
 from segfocus.report.images import Entry, Image, draw, embed
+from segfocus.report.offsets import OffsetScale, Pending, place_of_offsets
 from segfocus.report.tables import hex_color
 
 _Kept = TypeVar("_Kept")
+_Drawn = TypeVar("_Drawn", "Card", Crop)
 CROP_KINDS = ("wrong", "thin", "broken", "fixed")
 """what windows are chosen by: wrong pixels, those of classes marked thin, and against a baseline"""
 _ALIKE = 6
@@ -34,6 +36,8 @@ class Card:
     miou: float
     confusions: list[dict[str, Any]]
     images: list[Image]
+    offsets: Pending | None = None
+    """its offsets, to be drawn"""
 
 
 class Worst(Generic[_Kept]):
@@ -88,6 +92,7 @@ class Pictures:
         self.image_size = image_size
         self.confusion = np.zeros((classes.num_classes, classes.num_classes), np.int64)
         self.seen = 0
+        self.offset_scale = OffsetScale()
         crops = worst if crops is None else crops
         self._cards: Worst[Card] = Worst(worst)
         self._crops: dict[str, Worst[Crop]] = {
@@ -105,6 +110,8 @@ class Pictures:
         counts = confusion_matrix(entry.target, entry.prediction, self.classes.num_classes)
         self.confusion += counts
         self.seen += 1
+        if entry.offsets is not None:
+            self.offset_scale.add(entry.offsets)
         labelled = int(counts.sum())
         if labelled == 0:
             return
@@ -116,15 +123,22 @@ class Pictures:
 
     def cards(self) -> list[Card]:
         """The worst pictures, worst first."""
-        return self._cards.items()
+        return [self._with_offsets(card) for card in self._cards.items()]
 
     def crops(self, kind: str = "wrong") -> list[Crop]:
         """The windows with the most pixels of a kind of `CROP_KINDS`, most first."""
-        return self._crops[kind].items()
+        return [self._with_offsets(crop) for crop in self._crops[kind].items()]
 
     def alike(self, kind: str) -> int:
         """How many windows of one kind of mistake are kept at most."""
         return self._crops[kind].alike
+
+    def _with_offsets(self, item: _Drawn) -> _Drawn:
+        """With the offset picture, on the scale of all pictures so far."""
+        longest = self.offset_scale.longest
+        if item.offsets is None or longest is None:
+            return item
+        return replace(item, images=item.offsets.into(item.images, longest), offsets=None)
 
     def _add_crops(self, entry: Entry, kind: str, mask: np.ndarray) -> None:
         kept, side = self._crops[kind], window_side(*mask.shape)
@@ -177,6 +191,9 @@ def _masks(entry: Entry, classes: Classes) -> dict[str, np.ndarray]:
 
 def _card(entry: Entry, counts: np.ndarray, error_share: float, classes: Classes, size: int) -> Card:
     shown = draw(entry, classes)
+    offsets = None
+    if entry.offsets is not None:
+        offsets = Pending(entry.offsets, place_of_offsets(shown), entry.target.shape, longest_side=size)
     if entry.importance is not None and entry.picture is not None:
         # drawn at the picture's own size, where the grid's cells are squares of whole pixels; shrunk with the others
         drawn = viz.heat_map(entry.importance, picture=entry.picture)
@@ -189,4 +206,5 @@ def _card(entry: Entry, counts: np.ndarray, error_share: float, classes: Classes
         miou=scores_from_confusion(counts)["miou"],
         confusions=confusions_of(counts, classes, 3),
         images=[embed(title, viz.fit(image, size), flat) for title, image, flat in shown],
+        offsets=offsets,
     )

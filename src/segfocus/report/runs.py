@@ -44,7 +44,20 @@ def evaluate_and_report(
     pictures = Pictures(loaded.classes, worst)
 
     def collect(name: str, picture: Any, target: Any, prediction: Any) -> None:
-        pictures.add(Entry(name, picture, target, prediction.labels, prediction.importance, prediction.selected))
+        pictures.add(
+            Entry(
+                name,
+                picture,
+                target,
+                prediction.labels,
+                prediction.importance,
+                prediction.selected,
+                prediction.initial_labels,
+                "initial",
+                prediction.offsets,
+                prediction.confidence,
+            )
+        )
 
     scores = evaluate(
         loaded,

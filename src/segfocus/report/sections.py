@@ -12,6 +12,7 @@ import numpy as np
 
 from segfocus.data.classes import Classes
 from segfocus.metrics.confusion import ratio
+from segfocus.report.borrowing import is_initial
 from segfocus.report.pictures import confusions_of
 from segfocus.report.tables import (
     MISSING,
@@ -32,6 +33,8 @@ from segfocus.report.tables import (
 )
 
 Scores = Mapping[str, Any]
+_ABSENT_MOST = 5
+"""absent classes that get a row each"""
 _MATRIX_MOST = 20
 """classes whose confusion matrix fits on the page"""
 
@@ -89,7 +92,7 @@ def all_scores(scores: Scores) -> Table:
         Column("Score"),
         Column("%"),
         Column("95 % interval", "interval"),
-        Column("Baseline"),
+        Column("Initial" if is_initial(scores) else "Baseline"),
         Column("Change", "difference"),
     ]
     rows = []
@@ -115,11 +118,7 @@ def _score_paths(scores: Scores) -> list[tuple[str, str, tuple[str, ...]]]:
     def each(key: str, *path: str) -> list[str]:
         return list(dig(scores, key, *path) or {})
 
-    thin = [
-        (f"{label}: {name}", define, ("thin", name, define))
-        for name in each("thin")
-        for label, define in (("clDice", "cldice"),)
-    ]
+    thin = [(f"clDice: {name}", "cldice", ("thin", name, "cldice")) for name in each("thin")]
     binary = [
         ("Foreground IoU", "foreground_iou", "foreground_iou"),
         ("Foreground IoU, mean over pictures", "foreground_iou", "foreground_iou_per_picture"),
@@ -151,7 +150,7 @@ def _score_paths(scores: Scores) -> list[tuple[str, str, tuple[str, ...]]]:
 
 
 def class_table(scores: Scores, matrix: np.ndarray, classes: Classes) -> Table:
-    """One row a class, the lowest IoU first; absent classes last."""
+    """One row a class, the lowest IoU first; absent classes last, or left out: see `absent_classes`."""
     distance, compared = main_distance(scores), dig(scores, "baseline", "difference") is not None
     hits, truth, guess = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     shares = {
@@ -173,8 +172,10 @@ def class_table(scores: Scores, matrix: np.ndarray, classes: Classes) -> Table:
         Column("Share of errors", "share_of_errors"),
         Column("Mostly taken for", "taken_for", wide=True, words=True),
     ]
-    rows = []
+    rows, absent = [], set(absent_classes(matrix, classes))
     for index, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True)):
+        if name in absent:
+            continue
         change = dig(scores, "baseline", "difference", "per_class", name)
         rows.append(
             [
@@ -194,6 +195,13 @@ def class_table(scores: Scores, matrix: np.ndarray, classes: Classes) -> Table:
     return Table(columns, rows).without_empty_columns()
 
 
+def absent_classes(matrix: np.ndarray, classes: Classes) -> list[str]:
+    """Classes neither in the truth nor in a prediction, where they are so many that rows for them say little."""
+    seen = matrix.sum(0) + matrix.sum(1) > 0
+    absent = [name for name, here in zip(classes.names, seen, strict=True) if not here]
+    return absent if seen.any() and len(absent) > _ABSENT_MOST else []
+
+
 def _taken_for(matrix: np.ndarray, index: int, names: Sequence[str], most: int = 2) -> str:
     missed = matrix[index].copy()
     missed[index] = 0
@@ -209,7 +217,7 @@ def confusion_table(matrix: np.ndarray, classes: Classes, most: int = 8) -> Tabl
         Column("Truth"),
         Column("Taken for", words=True),
         Column("Share of errors", "share_of_errors"),
-        Column("Of the true class", wide=True),
+        Column("Of the true class", "of_true_class", wide=True),
     ]
     wrong = int(matrix.sum() - matrix.trace())
     rows = [
@@ -262,13 +270,7 @@ def component_table(part: Mapping[str, Any]) -> Table | None:
     for name, values in found.items():
         numbers = counts.get(name) or [None] * len(values)
         if any(map(known, values)):
-            cells = [
-                Cell(f"{percent(value, 0)} of {count(number)}", value, heat=1 - value)
-                if known(value)
-                else Cell(MISSING)
-                for value, number in zip(values, numbers, strict=True)
-            ]
-            rows.append([name_cell(name), *cells])
+            rows.append([name_cell(name), *map(_found_cell, values, numbers)])
     columns = [Column("Class"), *(Column(f"{unbroken(label)} px") for label in part.get("bins") or [])]
     return Table(columns, rows) if rows else None
 
@@ -340,7 +342,7 @@ def calibration_table(scores: Scores) -> Table | None:
         for place, (label, sure, right, error) in enumerate(zip(*lists, strict=False))
     ]
     columns = [
-        Column("Distance", "distance"), Column("Confidence", "confidence"), Column("Accuracy"),
+        Column("Distance", "distance"), Column("Confidence", "confidence"), Column("Accuracy", "pixel_accuracy"),
         Column("ECE", "ece"),
     ]  # fmt: skip
     return Table(columns, rows) if rows else None

@@ -70,6 +70,11 @@ def percent(value: Any, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f}" if known(value) else MISSING
 
 
+def whole_percent(value: Any) -> str:
+    """A share in whole percent; a little of something does not read as nothing."""
+    return "<1" if known(value) and 0 < value < 0.005 else percent(value, 0)
+
+
 def points(value: Any, digits: int = 1) -> str:
     """A difference of fractions in percentage points, with a true minus sign."""
     if not known(value):

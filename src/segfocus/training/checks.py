@@ -15,7 +15,7 @@ from segfocus.errors import SegfocusError
 from segfocus.inference.augment import check_scales
 from segfocus.inference.sliding import check_window
 from segfocus.metrics.boundary import check_distances
-from segfocus.recipe import Recipe
+from segfocus.recipe import ModelConfig, Recipe
 
 if TYPE_CHECKING:
     from segfocus.data.dataset import SegmentationDataset
@@ -58,6 +58,19 @@ def check(recipe: Recipe) -> None:
         check_window(recipe.evaluation.window, recipe.evaluation.stride)
     check_scales(recipe.evaluation.scales)
     check_distances(recipe.evaluation.boundary_distances)
+    _check_frozen(recipe.model)
+
+
+def _check_frozen(model: ModelConfig) -> None:
+    """A frozen base that nobody trained predicts nothing."""
+    base = model.options.get("base")
+    started = model.pretrained or (isinstance(base, dict) and base.get("checkpoint"))
+    if model.options.get("frozen") and not started:
+        kind = base.get("kind", "light") if isinstance(base, dict) else "light"
+        raise SegfocusError(
+            "model.options: expected a finished base for frozen: true, got random weights; try --model.options.base "
+            f"'{{kind: {kind}, checkpoint: runs/NAME/best.safetensors}}'"
+        )
 
 
 def _check_length(recipe: Recipe) -> None:

@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 import segfocus
 from segfocus.errors import SegfocusError
+from segfocus.metrics.borrowing import Borrowing
 from segfocus.metrics.comparison import Comparison
-from segfocus.metrics.suite import Suite
+from segfocus.metrics.suite import GROUPS, Suite
 from segfocus.recipe import DataConfig, EvaluationConfig
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from segfocus.checkpoint import Checkpoint
     from segfocus.data.classes import Classes
     from segfocus.inference.predictor import Prediction
+
+_FINAL_ONLY = {"regions", "headroom", "calibration"}
+"""groups that the initial prediction is not scored by: told by what changed, shown nowhere, needs probabilities"""
 
 
 def evaluate(
@@ -44,7 +48,9 @@ def evaluate(
 
     Returns:
         `Suite.summary` with the further key "how": checkpoint, dataset, split, window, stride, scales, flip and the
-        segfocus version.
+        segfocus version.  Of a method that borrows predictions also "baseline", its initial prediction: {"kind":
+        "initial", "title", "scores", "difference", "changed"} as in `segfocus.report.from_files`; and, where pictures
+        are seen whole, "borrowing": `segfocus.metrics.borrowing.Borrowing.summary`.
 
     Raises:
         SegfocusError: the dataset has other classes than the checkpoint was trained on, or any bad file.
@@ -70,24 +76,21 @@ def evaluate(
         flip=evaluation.flip,
         device=device,
         max_pixels=data.max_pixels,
+        initial=True,
     )
-    suite = Suite(loaded.classes, metrics, evaluation.boundary_distances, probabilities=True)
+    measurement: _Measurement | None = None
     for index in tqdm(range(len(dataset)), "evaluate", unit="picture", disable=None, leave=False):
         picture, target = dataset.read(index)
         prediction = predictor(picture)
         name = dataset.pairs[index].name
-        suite.add(
-            Comparison(
-                target,
-                prediction.labels,
-                loaded.classes.num_classes,
-                probabilities=prediction.probabilities,
-                importance=prediction.importance,
-                name=name,
-            )
-        )
+        if measurement is None:
+            initial = prediction.initial_labels is not None
+            measurement = _Measurement(loaded.classes, metrics, evaluation.boundary_distances, initial)
+        measurement.add(name, target, prediction)
         if on_picture is not None:
             on_picture(name, picture, target, prediction)
+    if measurement is None:
+        measurement = _Measurement(loaded.classes, metrics, evaluation.boundary_distances, initial=False)
     how = {
         "checkpoint": where,
         "dataset": data.name,
@@ -99,7 +102,53 @@ def evaluate(
         "precision": "float32",
         "segfocus": segfocus.__version__,
     }
-    return {**suite.summary(), "how": how}
+    return {**measurement.scores(), "how": how}
+
+
+class _Measurement:
+    """The running scores of the predictions, and of the initial ones where the method has them."""
+
+    def __init__(self, classes: Classes, metrics: str | Sequence[str], distances: Sequence[int], initial: bool) -> None:
+        self.suite = Suite(classes, metrics, distances, probabilities=True, baseline=initial)
+        self.before: Suite | None = None
+        self.borrowing: Borrowing | None = None
+        if initial:
+            shared = [group for group in self.suite.tallies if group in GROUPS and group not in _FINAL_ONLY]
+            self.before = Suite(classes, shared, distances)
+
+    def add(self, name: str, target: np.ndarray, prediction: Prediction) -> None:
+        classes, initial = self.suite.num_classes, prediction.initial_labels
+        self.suite.add(
+            Comparison(
+                target,
+                prediction.labels,
+                classes,
+                probabilities=prediction.probabilities,
+                importance=prediction.importance,
+                baseline=initial,
+                name=name,
+            )
+        )
+        if self.before is None or initial is None:
+            return
+        self.before.add(Comparison(target, initial, classes, name=name))
+        if prediction.offsets is not None and prediction.confidence is not None:
+            self.borrowing = self.borrowing or Borrowing(classes)
+            self.borrowing.add(target, initial, prediction.offsets, prediction.confidence)
+
+    def scores(self) -> dict[str, Any]:
+        scores = self.suite.summary()
+        if self.before is not None:
+            scores["baseline"] = {
+                "kind": "initial",
+                "title": "the network's own initial prediction",
+                "scores": self.before.summary(),
+                "difference": self.suite.difference(self.before),
+                "changed": scores.pop("changed"),
+            }
+        if self.borrowing is not None:
+            scores["borrowing"] = self.borrowing.summary()
+        return scores
 
 
 def _same_classes(trained: Classes, found: Classes, where: str) -> None:

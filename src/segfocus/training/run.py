@@ -138,14 +138,15 @@ def _open_data(recipe: Recipe) -> Any:
     return data
 
 
-def _build_model(recipe: Recipe, num_classes: int) -> Segmenter:
+def _build_model(recipe: Recipe, num_classes: int, fetch: bool = True) -> Segmenter:
     from segfocus.methods import build
 
     weights = recipe.model.class_weights
     if isinstance(weights, list) and len(weights) != num_classes:
         raise SegfocusError(f"model.class_weights: expected {num_classes} values, got {len(weights)}")
     torch.manual_seed(recipe.training.seed)
-    model = build(recipe.model, num_classes, class_weights=weights if isinstance(weights, list) else None)
+    weights = weights if isinstance(weights, list) else None
+    model = build(recipe.model, num_classes, class_weights=weights, fetch=fetch)
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model
@@ -187,13 +188,9 @@ def _fit(folder: Path, recipe: Recipe, resume: bool) -> Path:
     data = _open_data(recipe)
     plan = make_plan(total, recipe.training.validate_every, _steps_per_epoch(recipe, data), recipe.training.save_every)
     data.start_step, data.total_steps = progress.step, total
-    # weights come from the state: nothing published is fetched again
-    start = (
-        recipe
-        if state is None
-        else dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, pretrained=False))
-    )
-    task = SegmentationTask(_build_model(start, data.classes.num_classes), recipe, data.classes, total, progress.step)
+    # of a resumed run all weights come from its state: nothing is fetched again
+    model = _build_model(recipe, data.classes.num_classes, fetch=state is None)
+    task = SegmentationTask(model, recipe, data.classes, total, progress.step)
     if state:
         _restore(task, state)
     recorder = callbacks.Recorder(folder, progress, plan)

@@ -61,8 +61,8 @@ def doctor(arguments: list[str]) -> int:
 
 
 def _examine(values: Namespace) -> Findings:
-    from segfocus.data.classes import Classes
     from segfocus.data.doctor import examine
+    from segfocus.data.known import load_classes
     from segfocus.data.pictures import MAX_PIXELS
 
     if values.max_pixels is not None and values.max_pixels < 1:
@@ -71,7 +71,7 @@ def _examine(values: Namespace) -> Findings:
     return examine(
         values.images,
         values.masks,
-        None if values.classes is None else Classes.load(values.classes),
+        None if values.classes is None else load_classes(values.classes),
         val_images=values.val_images,
         val_masks=values.val_masks,
         image_suffix=values.image_suffix,

@@ -34,13 +34,13 @@ def report(arguments: list[str]) -> int:
         raise SegfocusError("report: expected --worst from 0 and --max-pixels from 1, got less")
     check_target(values.json, "--json")
     check_target(values.out, "--out", folder=Path(values.out).suffix.lower() not in {".html", ".htm"})
-    from segfocus.data.classes import Classes
+    from segfocus.data.known import load_classes
     from segfocus.files import write_json
     from segfocus.metrics.suite import DISTANCES
     from segfocus.report.builder import write_report
     from segfocus.report.from_files import measure_folders
 
-    classes = Classes.load(values.classes)
+    classes = load_classes(values.classes)
     given = values.boundary_distances
     scores, pictures, failures = measure_folders(
         _folders(values),
@@ -57,6 +57,7 @@ def report(arguments: list[str]) -> int:
     title = values.title or f"{Path(*Path(values.predictions).parts[-2:])}: where it is wrong"
     page = write_report(values.out, title, scores, pictures, scores["how"])
     show_scores(scores)
+    _show_changes(scores)
     if values.json is not None:
         say(f"scores  {values.json}")
     say(f"report  {page}", style="bold")
@@ -175,6 +176,19 @@ def _how(values: Namespace, arguments: list[str], missing: int) -> dict[str, Any
         "scored": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
     return {name: value for name, value in made.items() if value is not None}
+
+
+def _show_changes(scores: dict[str, Any]) -> None:
+    """What changed against the baseline, in one line."""
+    if (baseline := scores.get("baseline")) is None:
+        return
+    from segfocus.report.tables import count, points, points_span
+
+    miou, changed = baseline["difference"]["miou"], baseline["changed"]
+    interval = points_span(miou.get("interval")) if miou.get("interval") else ""
+    words = f"{points(miou['value'])} points" + (f" ({interval})" if interval else "")
+    pixels = ", ".join(f"{count(changed[name])} px {name}" for name in ("fixed", "broken"))
+    say(f"against {baseline['title']}: mIoU {words}, {pixels}")
 
 
 def _tell(failures: list[str]) -> int:

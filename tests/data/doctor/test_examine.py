@@ -267,14 +267,15 @@ def test_values_without_a_class(tmp_path):
         labels = np.array(Image.open(path))
         labels[30:50, 30:60] = 77
         labels[10] = 200  # one line: nothing but edge
+        labels[60, 7] = 78  # a stray pixel is no outline
         save(path, labels)
     findings = examined(tmp_path)
     found = the(findings, "unmapped-values")
     assert (found.level, found.count) == ("error", 3)
-    assert f"77 ({3 * 600 / (12 * 64 * 80):.2%}), 200 ({3 * 80 / (12 * 64 * 80):.2%}) of all pixels" in found.text
-    assert found.places[0].why == "77, 200"
+    assert f"77 ({3 * 600 / (12 * 64 * 80):.2%}), 200 ({3 * 80 / (12 * 64 * 80):.2%}), 78" in found.text
+    assert found.places[0].why == "77, 78, 200"
     assert findings.suggestions.ignore == (200,)
-    assert "outlines" in findings.suggestions.reasons["ignore"]
+    assert findings.suggestions.reasons["ignore"] == "in no class, and only along outlines"
 
 
 def test_values_shifted_by_one(tmp_path):
@@ -403,7 +404,7 @@ def test_what_cannot_be_examined_is_refused(tmp_path):
         examine(tmp_path / "none", masks)
     with pytest.raises(SegfocusError, match=r"empty: expected pictures \(.*got none"):
         examine(images, tmp_path / "empty")
-    with pytest.raises(SegfocusError, match="in two folders"):
+    with pytest.raises(SegfocusError, match=r"in two folders.*--mask-suffix where masks lie beside"):
         examine(images, images)
     with pytest.raises(SegfocusError, match="--val-masks"):
         examine(images, masks, val_images=images)

@@ -19,6 +19,7 @@ RECIPE = "fornet-folder"
 THIN = 0.8
 """a class with this share of its pixels near its edge is thin"""
 _MOST_CLASSES = 254
+_FEW_PIXELS = 100  # a few stray pixels lie along outlines by themselves
 _STEPS = 2000  # fewer optimiser steps leave a network from scratch far from done
 _WINDOW = 4_000_000  # pictures of more pixels are predicted in windows
 _MASKS_RANGE = (0.1, 10.0)
@@ -207,9 +208,14 @@ def _ignored_values(census: Census) -> tuple[tuple[Raw, ...], str]:
         return (IGNORE,), "void by custom" + (f"; {share:.0%} of it lies along outlines" if share > 0.5 else "")
     if other_two_values(census):
         return (), ""
-    outlines = {value for value, seen in census.unmapped.items() if seen.edge >= 0.9 * seen.pixels}
-    values = tuple(value for value in census.unmapped if value in outlines or value == IGNORE)
-    return values, "in no class, and only along outlines (or 255: void by custom)" if values else ""
+    outlines = [
+        value
+        for value, seen in census.unmapped.items()
+        if value != IGNORE and seen.pixels >= _FEW_PIXELS and seen.edge >= 0.9 * seen.pixels
+    ]
+    by_custom = [IGNORE] if IGNORE in census.unmapped else []
+    reasons = ["in no class, and only along outlines"] * bool(outlines) + ["255 is void by custom"] * bool(by_custom)
+    return (*outlines, *by_custom), "; ".join(reasons)
 
 
 def _as_file(classes: Classes, rows: tuple[ClassRow, ...]) -> dict[str, Any]:

@@ -107,11 +107,11 @@ def _mask_values(census: Census, classes: Classes | None) -> Iterable[Problem]:
 
 
 def _two_values_text(classes: Classes) -> str:
-    lost = classes.names[1] if classes.num_classes == 2 else "every class but one"
+    lost = f"'{classes.names[1]}'" if classes.num_classes == 2 else "every class but one"
     what = "ignores 255" if {IGNORE, (IGNORE,) * 3} & set(classes.ignore) else "has no 255"
     suggested = " (as in the one suggested)" if classes.num_classes == 2 else ""
     return (
-        f"masks hold 0 and 255, but the classes file {what}: '{lost}' would never be learnt; try raw: [255] for the "
+        f"masks hold 0 and 255, but the classes file {what}: {lost} would never be learnt; try raw: [255] for the "
         f"class that 255 stands for, and leave 255 out of ignore{suggested}"
     )
 

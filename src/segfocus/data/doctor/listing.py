@@ -11,6 +11,7 @@ from pathlib import Path
 
 from segfocus.data.doctor.findings import MOST_PLACES, Level, Place, Problem
 from segfocus.data.folder import names_held_out
+from segfocus.data.matching import guess_suffixes
 from segfocus.data.pictures import PICTURE_EXTENSIONS, list_pictures
 from segfocus.errors import SegfocusError
 from segfocus.recipe import DataConfig
@@ -41,7 +42,10 @@ def find_pairs(
             (then the endings that would make pairs are named).
     """
     if image_suffix == mask_suffix and images.is_dir() and masks.is_dir() and os.path.samefile(images, masks):
-        raise SegfocusError(f"expected pictures and masks in two folders, got {images} for both; try --masks FOLDER")
+        raise SegfocusError(
+            f"expected pictures and masks in two folders, got {images} for both; try another --masks, or --mask-suffix "
+            "where masks lie beside their pictures"
+        )
     pictures, problems = _names(images, image_suffix, "--image-suffix")
     partners, more = _names(masks, mask_suffix, "--mask-suffix")
     problems += more
@@ -161,30 +165,6 @@ def _no_pairs(images: Path, masks: Path, pictures: list[str], partners: list[str
     if stems & {name.rsplit("/", 1)[-1] for name in partners}:
         return f"{text}; the names agree but not the subfolders: try a folder above or below"
     return f"{text}; try to rename one of the two"
-
-
-def guess_suffixes(pictures: list[str], masks: list[str]) -> tuple[str, str] | None:
-    """Endings of pictures and masks without which most of some pictures would have a mask; None if there are none."""
-    votes: Counter[tuple[str, str]] = Counter()
-    some = pictures[:: max(1, len(pictures) // 20)]
-    for picture in some:
-        for mask in masks:
-            shared = _shared_start(picture, mask)
-            if shared and not shared.endswith("/"):
-                votes[picture[len(shared) :], mask[len(shared) :]] += 1
-    if not votes:
-        return None
-    # several kinds of masks (label ids, instance ids) fit equally: label ids are what is meant
-    most = max(votes.values())
-    fitting = [ends for ends, count in votes.items() if count == most]
-    best = min(fitting, key=lambda ends: (not ends[1].lower().endswith(("labelids", "label", "mask", "gt")), ends))
-    return best if most * 2 > len(some) else None
-
-
-def _shared_start(first: str, second: str) -> str:
-    """What two names have in common from the left, without separators at its end."""
-    different = next((at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
-    return first[: min(len(first), len(second)) if different is None else different].rstrip("_-. ")
 
 
 def _with_split(items: list[Item], split: str) -> list[Item]:

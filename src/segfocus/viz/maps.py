@@ -1,8 +1,7 @@
 """Pictures of label maps, importance and errors.
 
-Pure functions: NumPy arrays in, new uint8 "height width 3" RGB arrays out; nothing is changed in place.
 A label map holds train ids; 255 is void.  Grids (importance, selected) cover the whole picture, however coarse, and
-are enlarged by repeating cells (see `enlarge`), so that what is shown is what the method decided.  Imports no torch.
+are enlarged by repeating cells (see `enlarge`), so that what is shown is what the method decided.
 """
 
 from __future__ import annotations
@@ -66,18 +65,20 @@ def overlay(
 
 
 def enlarge(grid: ndarray, size: tuple[int, int]) -> ndarray:
-    """Repeat the cells of a 2-D grid so that it covers `size` = (height, width) in pixels; values are untouched.
+    """Repeat the cells of a grid (rows, columns, ...) so that it covers `size` = (height, width) in pixels.
+
+    Values are untouched.
 
     Methods' grids start at the top left, in square cells of 1, 2, 4, 8, ... px, and the last row and column may reach
     beyond the picture: where cells of one such side cover `size` in exactly this many rows and columns, they are
     drawn so.  Any other grid is stretched evenly over the picture.
     """
-    ratio = max(side / cells for side, cells in zip(size, grid.shape, strict=True))
+    ratio = max(side / cells for side, cells in zip(size, grid.shape[:2], strict=True))
     cell = 2 ** max(0, math.ceil(math.log2(ratio)))
-    if all(-(-side // cell) == cells for side, cells in zip(size, grid.shape, strict=True)):
+    if all(-(-side // cell) == cells for side, cells in zip(size, grid.shape[:2], strict=True)):
         rows, columns = np.arange(size[0]) // cell, np.arange(size[1]) // cell
     else:
-        rows, columns = ((np.arange(side) * cells) // side for side, cells in zip(size, grid.shape, strict=True))
+        rows, columns = ((np.arange(side) * cells) // side for side, cells in zip(size, grid.shape[:2], strict=True))
     return grid[rows[:, None], columns]
 
 
