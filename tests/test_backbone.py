@@ -99,7 +99,7 @@ def test_weights_that_cannot_be_fetched_name_the_way_on(monkeypatch):
 )
 def test_build_refuses_in_one_line(config, words):
     with pytest.raises(SegfocusError, match=words) as caught:
-        build(config, 3, pretrained=False)
+        build(config, 3, fetch=False)
     assert "\n" not in str(caught.value)
 
 

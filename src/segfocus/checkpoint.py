@@ -6,7 +6,6 @@ needs no torch.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import struct
@@ -100,9 +99,10 @@ def load(path: str | Path, device: str = "cpu") -> Checkpoint:
     metadata = read_metadata(path)
     weights = metadata.recipe.model.class_weights
     model = build(
-        dataclasses.replace(metadata.recipe.model, pretrained=False),
+        metadata.recipe.model,
         metadata.classes.num_classes,
         class_weights=weights if isinstance(weights, list) else None,
+        fetch=False,
     )
     try:
         tensors = load_file(path, device="cpu")

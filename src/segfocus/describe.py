@@ -69,9 +69,7 @@ def describe(recipe: Recipe, num_classes: int | None = None, size: tuple[int, in
     _check_classes(num_classes)
     height, width = size or recipe.data.crop or DEFAULT_SIZE
     with torch.device("meta"):
-        model = build(
-            dataclasses.replace(recipe.model, pretrained=False), num_classes or DEFAULT_CLASSES, pretrained=False
-        ).eval()
+        model = build(recipe.model, num_classes or DEFAULT_CLASSES, fetch=False).eval()
     weights = dict([*model.named_parameters(), *model.named_buffers()])
     # the forward pass believes to be on the CPU: autocast and some timm models do not know the meta device
     with FakeTensorMode(), torch.inference_mode(), FlopCounterMode(display=False) as counter:

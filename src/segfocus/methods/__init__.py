@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING
 from segfocus.errors import SegfocusError, nearest
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from segfocus.backbone import Backbone
     from segfocus.methods.base import Segmenter
     from segfocus.recipe import ModelConfig
 
-METHODS: dict[str, str] = {"fornet": "segfocus.methods.fornet:FoRNet"}
+METHODS: dict[str, str] = {
+    "fornet": "segfocus.methods.fornet:FoRNet",
+    "ovenet": "segfocus.methods.ovenet:OVeNet",
+    "plain": "segfocus.methods.plain:PlainSegmenter",
+}
 """name -> where the class lives; classes are imported when asked for"""
 
 SUMMARIES: dict[str, str] = {
     "fornet": "FoR-Net (Pan et al. 2026): a selector finds hard regions; multi-scale convolutions refine the Top-K",
+    "ovenet": "OVeNet (Alexandropoulos et al. 2023): each pixel borrows the prediction of a better one; on any base",
+    "plain": "a base alone (light head, HRNet, OCR, SMP, torchvision, SegFormer), to compare with",
 }
 
 
@@ -36,7 +45,8 @@ def method_class(name: str) -> type[Segmenter]:
 def method_options(name: str) -> list[str]:
     """Keyword arguments a recipe may give in model.options."""
     parameters = inspect.signature(method_class(name).__init__).parameters.values()
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "class_weights"]
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "class_weights"]
+    return [*names, "base"] if method_class(name).takes == "base" else names
 
 
 def build(
@@ -44,7 +54,7 @@ def build(
     num_classes: int,
     *,
     class_weights: Sequence[float] | None = None,
-    pretrained: bool | None = None,
+    fetch: bool = True,
 ) -> Segmenter:
     """Build the network of a recipe.
 
@@ -52,26 +62,36 @@ def build(
         config: the recipe's `model` section; `backbone_options` may hold `output_stride` beside timm's own options.
         num_classes: two or more.
         class_weights: resolved weights, one a class (`config.class_weights` itself is not read here).
-        pretrained: overrides the recipe's; loading a checkpoint and `describe` pass False.
+        fetch: whether starting weights are read: published ones, or a base's checkpoint.  Loading a checkpoint,
+            resuming and `describe` pass False.
 
     Raises:
         SegfocusError: unknown method, backbone or option (nearest names offered), or values a method refuses.
     """
-    from segfocus.backbone import build_backbone
-
     cls = method_class(config.method)
     valid = method_options(config.method)
     for key in config.options:
         if key not in valid:
             raise SegfocusError(f"method {config.method}: unknown option '{key}'; {nearest(key, valid)}")
-    options = dict(config.backbone_options)
-    backbone = build_backbone(
-        config.backbone,
-        pretrained=config.pretrained if pretrained is None else pretrained,
-        output_stride=options.pop("output_stride", None),
-        options=options,
-    )
+    options = {key: value for key, value in config.options.items() if key != "base"}
     try:
-        return cls(backbone, num_classes, class_weights=class_weights, **config.options)  # type: ignore[call-arg]
+        if cls.takes == "base":
+            from segfocus.methods.bases import build_base
+
+            first: nn.Module = build_base(config, num_classes, fetch=fetch)
+        else:
+            first = configured_backbone(config, fetch and config.pretrained)
+        return cls(first, num_classes, class_weights=class_weights, **options)  # type: ignore[call-arg]
+    except SegfocusError:
+        raise
     except (TypeError, ValueError) as error:  # of the wrong kind, or refused
         raise SegfocusError(f"method {config.method}: {' '.join(str(error).split())}") from error
+
+
+def configured_backbone(config: ModelConfig, pretrained: bool) -> Backbone:
+    """The backbone of a recipe's model section; `pretrained` stands for the section's own."""
+    from segfocus.backbone import build_backbone
+
+    options = dict(config.backbone_options)
+    stride = options.pop("output_stride", None)
+    return build_backbone(config.backbone, pretrained=pretrained, output_stride=stride, options=options)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -11,25 +14,74 @@ from torch import Tensor, nn
 from segfocus.output import Output
 
 
-class Base(nn.Module, ABC):
-    """A network that methods build on: picture -> (logits, features).
+@dataclass(frozen=True)
+class BaseMaps:
+    """What a base computes for a batch of pictures, on its own grids, padded picture included.
 
-    `forward` returns logits "batch channels h w" at the network's own stride and the feature map
-    "batch feature_channels h w" they were computed from; `feature_channels` says how many channels that has.
+    Cell (r, c) of a grid of stride s begins at pixel (r * s, c * s) of the picture.
     """
 
+    logits: Float[Tensor, "batch channels rows columns"]
+    """at `Base.stride`"""
+    features: Float[Tensor, "batch features _ _"]
+    """the map that a further head may read, at `Base.feature_stride`"""
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    """further logits at `Base.stride`, by name; each has a factor in `Base.auxiliary_weights`"""
+    shared: tuple[Tensor, ...] = ()
+    """the maps that `Base.branch` begins from, where they were asked for"""
+    extras: dict[str, Any] = field(default_factory=dict)
+    """further fields of `Output` (importance, boundary_logits, ...), already cut to the picture"""
+
+
+class Base(nn.Module, ABC):
+    """A network that methods build on: picture in [0, 1] of any size -> logits and features.
+
+    Normalises and pads inside (right and bottom, like `Backbone`); never sees labels.
+    """
+
+    num_classes: int
+    stride: int
+    """pixels of the picture a cell of the logits"""
     feature_channels: int
+    feature_stride: int
+    auxiliary_weights: Mapping[str, float] = MappingProxyType({})
+    """factor of each auxiliary map's loss"""
+    branch_stages: tuple[int, ...] = ()
+    """stages at which a second path may leave the network, see `branch`"""
 
     @abstractmethod
+    def maps(self, image: Float[Tensor, "batch colors height width"], branch_stage: int | None = None) -> BaseMaps:
+        """Logits and features; with `branch_stage` also the `shared` maps its branch begins from."""
+
     def forward(
-        self, image: Float[Tensor, "batch channels height width"]
-    ) -> tuple[Float[Tensor, "batch classes _ _"], Float[Tensor, "batch features _ _"]]: ...
+        self, image: Float[Tensor, "batch colors height width"]
+    ) -> tuple[Float[Tensor, "batch channels _ _"], Float[Tensor, "batch features _ _"]]:
+        """(logits, features) of `maps`."""
+        maps = self.maps(image)
+        return maps.logits, maps.features
+
+    def branch(self, stage: int) -> nn.Module:
+        """A second path from the shared maps before `stage` to features of `feature_channels` at `feature_stride`.
+
+        Its weights start as copies of the base's.  Called with the `shared` maps, a tuple.
+
+        Raises:
+            ValueError: the base has no such stage.
+        """
+        stages = ", ".join(map(str, self.branch_stages)) or "none"
+        raise ValueError(f"{type(self).__name__}: expected a stage to branch at ({stages}), got {stage}")
+
+    def terms(self, output: Output, target: Int[Tensor, "batch height width"]) -> dict[str, Tensor]:
+        """Further loss terms of the base's own, from the fields it put into `extras`; none by default."""
+        return {}
 
 
 class _Method(nn.Module, ABC):
     """What segmenters and refiners share."""
 
     num_classes: int
+    takes: ClassVar[Literal["backbone", "base"]] = "backbone"
+    """what the constructor's first argument is"""
     exportable: ClassVar[bool] = True
     """False where torch.compile(fullgraph=True) or export cannot work; `export_refusal` then says why"""
     export_refusal: ClassVar[str] = ""

@@ -36,14 +36,16 @@ from segfocus.backbone import Backbone
 from segfocus.data.classes import IGNORE
 from segfocus.layers import ChannelLayerNorm, ConvNormAct
 from segfocus.losses import boundary_cross_entropy, cross_entropy, ohem_cross_entropy, soft_dice
-from segfocus.methods.base import Segmenter, check_choice
+from segfocus.methods.base import BaseMaps, Segmenter, check_choice
 from segfocus.ops.boundaries import soft_boundary_target
-from segfocus.ops.resample import cell_labels, enlarge, expand_blocks, resize
+from segfocus.ops.resample import ceil_div, cell_labels, enlarge, expand_blocks, resize
 from segfocus.ops.selection import block_means, random_scores, straight_through, top_k_masks
 from segfocus.output import Output, logit_channels
 
 CELL = 8
 """side of a grid cell in input pixels"""
+FINE = 4
+"""stride of the decoder; stride 4 also where the backbone's finest map is coarser (vision transformers)"""
 
 RELEASED: dict[str, Any] = {
     "channels": 256,
@@ -108,7 +110,10 @@ class Branch(nn.Module):
 
 
 class ResidualDecoder(nn.Module):
-    """Stride 8 -> 4 by 1x1 convolutions everywhere, plus a 3x3 residual inside the selected regions."""
+    """Stride 8 -> 4 by 1x1 convolutions everywhere, plus a 3x3 residual inside the selected regions.
+
+    Gives the features that `classify` turns into logits.
+    """
 
     def __init__(self, channels: int, fine_channels: int, hidden: int, outputs: int):
         super().__init__()
@@ -124,11 +129,14 @@ class ResidualDecoder(nn.Module):
         if mask is not None:
             residual = functional.relu(self.refine_norm(self.refine(joined)))
             joined = joined + residual * resize(mask, size, "nearest")
-        return self.classify(joined)
+        return joined
 
 
 class ConcatDecoder(nn.Module):
-    """The released decoder: stride 8 -> 4, beside a projection of the finest map, two 3x3 convolutions."""
+    """The released decoder: stride 8 -> 4, beside a projection of the finest map, two 3x3 convolutions.
+
+    Gives the features that `classify` turns into logits.
+    """
 
     def __init__(self, channels: int, fine_channels: int, hidden: int, outputs: int):
         super().__init__()
@@ -137,7 +145,7 @@ class ConcatDecoder(nn.Module):
         self.classify = nn.Conv2d(hidden, outputs, 1)
 
     def forward(self, refined: Tensor, fine: Tensor, mask: Tensor | None, size: tuple[int, int]) -> Tensor:
-        return self.classify(self.mix(torch.cat([resize(refined, size), resize(self.fine(fine), size)], 1)))
+        return self.mix(torch.cat([resize(refined, size), resize(self.fine(fine), size)], 1))
 
 
 class FoRNet(Segmenter):
@@ -279,7 +287,8 @@ class FoRNet(Segmenter):
             refined = refined + (branch(context * scale) if self.mask_position == "input" else branch(context) * scale)
         return refined
 
-    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Output:
+    def maps(self, image: Float[Tensor, "batch channels height width"]) -> BaseMaps:
+        """Logits of the padded picture at stride 4, the features they come from, and the further fields of `Output`."""
         height, width = image.shape[-2:]
         normalized = self.backbone.normalize(image)
         padded = (normalized.shape[-2], normalized.shape[-1])
@@ -289,7 +298,7 @@ class FoRNet(Segmenter):
         selector_logits = self.selector(features)
         importance = selector_logits.sigmoid()
         # cells that lie in the padding alone are nobody's business: not selected, not counted, not handed out
-        rows, columns = -(-height // CELL), -(-width // CELL)
+        rows, columns = ceil_div(height, CELL), ceil_div(width, CELL)
         room = (0, grid[1] - columns, 0, grid[0] - rows)
         masks = [functional.pad(mask, room) for mask in self.select(importance[..., :rows, :columns])]
         selected = masks[self.ratios.index(max(self.ratios))]
@@ -301,14 +310,19 @@ class FoRNet(Segmenter):
         else:
             refined, focus = features, None
         # stride 4 also where the backbone's finest map is coarser (vision transformers)
-        logits = resize(self.decoder(refined, maps[0], focus, (padded[0] // 4, padded[1] // 4)), padded)
-        return Output(
-            logits=logits[..., :height, :width],
-            importance=importance[..., :rows, :columns],
-            selected=selected[..., :rows, :columns],
-            boundary_logits=selector_logits[..., :rows, :columns],
-            aux_logits={name: value[..., :rows, :columns] for name, value in aux_logits.items()},
-        )
+        decoded = self.decoder(refined, maps[0], focus, (padded[0] // FINE, padded[1] // FINE))
+        extras = {
+            "importance": importance[..., :rows, :columns],
+            "selected": selected[..., :rows, :columns],
+            "boundary_logits": selector_logits[..., :rows, :columns],
+            "aux_logits": {name: value[..., :rows, :columns] for name, value in aux_logits.items()},
+        }
+        return BaseMaps(self.decoder.classify(decoded), decoded, extras=extras)
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Output:
+        maps = self.maps(image)
+        size = (image.shape[-2], image.shape[-1])
+        return Output(logits=enlarge(maps.logits, FINE, 1, size), **maps.extras)
 
     def loss(self, output: Output, target: Int[Tensor, "batch height width"]) -> dict[str, Tensor]:
         """Cross-entropy (or OHEM), soft Dice, selector against the soft boundary target, auxiliary cross-entropy."""
@@ -316,6 +330,11 @@ class FoRNet(Segmenter):
         terms = {"cross_entropy": main(output.logits, target, class_weights=self.class_weights)}
         if self.dice_weight > 0:
             terms["dice"] = self.dice_weight * soft_dice(output.logits, target)
+        return terms | self.focus_terms(output, target)
+
+    def focus_terms(self, output: Output, target: Int[Tensor, "batch height width"]) -> dict[str, Tensor]:
+        """The terms that are FoR-Net's own: selector and auxiliary head."""
+        terms: dict[str, Tensor] = {}
         logits = output.boundary_logits
         if self.selector_weight > 0 and logits is not None:
             near, valid = soft_boundary_target(target, (logits.shape[-2], logits.shape[-1]), CELL)

@@ -45,18 +45,26 @@ def enlarge(
     return exact[..., : size[0], : size[1]]
 
 
+def ceil_div(size: int, cell: int) -> int:
+    """Cells of `cell` pixels that cover `size` pixels; of numbers above 0.
+
+    Not -(-size // cell): an exported graph would divide the negative size towards zero.
+    """
+    return (size + cell - 1) // cell
+
+
 def pad_to_multiple(
     image: Float[Tensor, "batch channels height width"], multiple: int, minimum: int
 ) -> Float[Tensor, "batch channels _ _"]:
     """Zero-pad right and bottom until both sides are multiples of `multiple` and at least `minimum` pixels."""
     height, width = image.shape[-2:]
-    # integer ceiling; written without max() so that a symbolic size survives export
-    padded_height = -(-height // multiple) * multiple
-    padded_width = -(-width // multiple) * multiple
+    # written without max() so that a symbolic size survives export
+    padded_height = ceil_div(height, multiple) * multiple
+    padded_width = ceil_div(width, multiple) * multiple
     if height < minimum:
-        padded_height = -(-minimum // multiple) * multiple
+        padded_height = ceil_div(minimum, multiple) * multiple
     if width < minimum:
-        padded_width = -(-minimum // multiple) * multiple
+        padded_width = ceil_div(minimum, multiple) * multiple
     return functional.pad(image, (0, padded_width - width, 0, padded_height - height))
 
 
