@@ -82,7 +82,7 @@ def _parser() -> ArgumentParser:
         ("instances", "maps of single objects, for iIoU: Cityscapes' kind, or every value but 0 an object"),
     ):
         files.add_argument(f"--{name}", metavar="DIR", help=text)
-    files.add_argument("--classes", metavar="FILE", help="names and raw values of the classes (YAML)")
+    files.add_argument("--classes", metavar="FILE", help="classes file (YAML), or cityscapes, ade20k, camvid")
     files.add_argument(
         "--measured",
         metavar="NAME=DIR",
