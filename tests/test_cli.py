@@ -297,7 +297,7 @@ def test_demo_trains_scores_and_reports(trained):
     assert scores["how"]["command"].startswith("segfocus demo --out")
     page = (trained / "report.html").read_text()
     assert "fornet on synthetic, val" in page
-    assert "data:image/;base64," in page
+    assert "data:image/webp;base64," in page
     assert (trained / "recipe.yaml").is_file()
 
 
@@ -340,7 +340,7 @@ def test_evaluate_equals_the_run_and_takes_options(capsys, trained, tmp_path):
     how = other["how"]
     assert (how["split"], how["window"], how["stride"], how["flip"]) == ("test", [32, 32], [16, 16], True)
     assert how["scales"] == [0.75, 1.0]
-    assert list(other["boundary_iou"]) == ["2"]
+    assert list(other["boundary_iou"]) == ["2", "2%"]
 
 
 def test_evaluate_refuses_an_unknown_split(capsys, trained):
