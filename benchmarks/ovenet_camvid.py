@@ -224,7 +224,8 @@ def joint(paths: list[Path], root: str, runs: Path, steps: int, most: int, quick
                 start = time.perf_counter()
                 subprocess.run(command, check=True)
                 write_json(folder / "minutes.json", {"minutes": (time.perf_counter() - start) / 60})
-            run = {"random_seed": seed, "minutes": round(json.loads((folder / "minutes.json").read_text())["minutes"], 2)}
+            minutes = json.loads((folder / "minutes.json").read_text())["minutes"]
+            run = {"random_seed": seed, "minutes": round(minutes, 2)}
             loaded = checkpoint.load(folder / "last.safetensors")
             run |= score_network(loaded.model.to(memory_format=torch.channels_last), loaded, root, most)
             found.setdefault(name, {"steps": steps, "runs": []})["runs"].append(run)

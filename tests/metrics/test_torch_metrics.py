@@ -50,7 +50,7 @@ def test_processes_are_summed(batch):
     parts[0].update(preds[:4], target[:4])
     parts[1].update(preds[4:], target[4:])
     states = [copy.deepcopy(part.metric_state) for part in parts]
-    names = iter(["confusion", "boundary_intersection", "boundary_union", "n_pictures", "fingerprint"])
+    names = iter(["fingerprint", "confusion", "boundary_intersection", "boundary_union", "n_pictures"])
 
     def gather(_, group=None):
         name = next(names)

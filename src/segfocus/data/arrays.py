@@ -136,7 +136,7 @@ def _read_tiff(path: Path, colors: bool, stack: bool, max_pixels: int) -> Stored
             values, axes = series.asarray(), series.axes
     except SegfocusError:
         raise
-    except _BROKEN as error:
+    except (*_BROKEN, tifffile.TiffFileError) as error:  # in older versions no ValueError
         raise _damaged(path, "TIFF", error) from error
     if len(axes) == 3 and axes.endswith("YX") and axes[0] in _TIFF_PAGES:
         known: Axes = "CHW"

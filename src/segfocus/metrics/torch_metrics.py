@@ -45,13 +45,14 @@ class TallyMetric(Metric):
         self._empty = copy.deepcopy(tally)
         for value in self._empty.counts.values():
             value[...] = 0
+        # `MetricCollection` updates only one of the metrics whose states are equal after the first batch, which two
+        # that count differently can be by chance: their fingerprints are not.  (torchmetrics 1.6 compares the first
+        # state alone, so it has to be this one.)
+        self.add_state("fingerprint", _fingerprint(self._empty), dist_reduce_fx="max")
         self._states = {name: name.replace("/", "__") for name in tally.counts}
         for name, state in self._states.items():
             zeros = torch.from_numpy(self._empty.counts[name].copy())
             self.add_state(state, zeros, dist_reduce_fx="sum")
-        # `MetricCollection` updates only one of the metrics whose states are equal after the first batch, which two
-        # that count differently can be by chance: their fingerprints are not.
-        self.add_state("fingerprint", _fingerprint(self._empty), dist_reduce_fx="max")
 
     def update(
         self,
