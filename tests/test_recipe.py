@@ -93,6 +93,46 @@ def test_every_recipe_runs_one_step_on_generated_scenes(name):
     assert torch.isfinite(total)
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("hrnet-w48-cityscapes", 65_859_379),
+        ("hrnet-ocr-cityscapes", 70_372_678),
+        ("ovenet-hrnet-w48-cityscapes", 98_795_926),
+        ("ovenet-ocr-cityscapes", 103_309_225),
+        ("ovenet-ocr-acdc", 103_309_225),
+    ],
+)
+def test_networks_of_papers_have_their_parameters(name, parameters):
+    from segfocus.data import dataset_classes
+    from segfocus.describe import describe
+
+    recipe = load_recipe(name)
+    found = describe(recipe, dataset_classes(recipe.data).num_classes, (64, 64))
+    assert (found["num_classes"], found["parameters"]) == (19, parameters)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if load_recipe(name).data.name in WITHOUT_READER])
+def test_recipes_of_papers_keep_their_numbers(name):
+    """Fact sheet of OVeNet, section 3; W48 alone: batch 12, the confidence loss of two pictures a GPU."""
+    recipe = load_recipe(name)
+    data, optimizer, options = recipe.data, recipe.optimizer, recipe.model.options
+    ade, ocr, wraps = "ade20k" in name, "ocr" in name, name.startswith("ovenet")
+    assert data.crop == {"cityscapes": [512, 1024], "acdc": [540, 960], "ade20k": [520, 520]}[data.name]
+    assert data.scale == [0.5, 2.1]
+    assert data.batch_size == (8 if ade or (wraps and not ocr) else 10 if wraps else 12)
+    assert (optimizer.name, optimizer.momentum, optimizer.schedule, optimizer.power) == ("sgd", 0.9, "poly", 0.9)
+    assert (optimizer.learning_rate, optimizer.weight_decay) == ((0.02, 1e-4) if ade else (0.01, 5e-4))
+    assert (optimizer.warmup_steps, optimizer.clip_norm, recipe.training.ema_decay) == (0, 0, 0)
+    assert recipe.training.epochs == (120 if ade else 484)
+    assert options["ohem"] is (ade or not ocr)
+    assert options["base"] == ({"kind": "ocr"} if ocr else {"kind": "hrnet", "norm_momentum": 0.01})
+    assert recipe.model.class_weights == "none" if ade else len(recipe.model.class_weights) == 19
+    if wraps:
+        assert (options["trunk"], options["units"], options["tau"]) == ("stage4", "normalized", 0.2 if ocr else 0.5)
+        assert (options["confidence_reduction"], options["confidence_weight"]) == ("mean", 2.0)
+
+
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
     path = tmp_path / "r.yaml"
     path.write_bytes(b"description: \xff\xfe")

@@ -97,6 +97,14 @@ def test_initial_logits_of_a_padded_picture_lie_where_the_offsets_do():
     torch.testing.assert_close(initial_probabilities(output), expected, rtol=0, atol=1e-6)
 
 
+def test_cells_of_any_side():
+    """Vision transformers with patches of 14 px."""
+    logits = torch.randn(1, 3, 7, 12, generator=torch.Generator().manual_seed(0))
+    output = Output(torch.zeros(1, 3, 97, 161), aux_logits={"initial": logits}, offsets=torch.zeros(1, 2, 7, 12))
+    expected = enlarge(logits, 14, 1, (97, 161)).softmax(1)
+    torch.testing.assert_close(initial_probabilities(output), expected)
+
+
 def test_a_grid_that_no_square_cells_explain_is_refused():
     output = Output(torch.zeros(1, 3, 21, 46), aux_logits={"initial": torch.zeros(1, 3, 5, 5)})
     with pytest.raises(ValueError, match="expected a grid of square cells over 21x46 px, got 5x5 cells"):

@@ -1,5 +1,10 @@
 """Bases by name, plain training of a base, and starting from a finished checkpoint."""
 
+import json
+import subprocess
+import sys
+import textwrap
+
 import pytest
 import torch
 
@@ -87,11 +92,71 @@ def test_plain_loss_is_cross_entropy_and_the_weighted_auxiliary():
         ("fornet", {"ration": 0.1}, r"model\.options\.base \(fornet\): unknown option 'ration'; did you mean ratio"),
         ("light", {"chanels": 8}, r"model\.options\.base \(light\): unknown option 'chanels'; did you mean channels"),
         ("fornet", {"ratio": 3}, r"method plain: ratio: expected shares"),
+        ("fornet", {"dice_weight": 3}, r"model\.options\.base \(fornet\): unknown option 'dice_weight'"),
+        ("smp", {}, r"\(smp\): expected architecture and encoder, got none; try '\{kind: smp, architecture: unet, enc"),
+        ("smp", {"architecture": "unet"}, r"\(smp\): expected encoder, got none"),
+        ("torchvision", {}, r"\(torchvision\): expected name, got none; try '\{kind: torchvision, name: deeplab"),
+        ("segformer", {}, r"\(segformer\): expected size, got none; try '\{kind: segformer, size: b0\}'"),
+        ("segformer", {"size": "b0", "num_classes": 3}, r"unknown option 'num_classes': it comes from the data's"),
     ],
 )
 def test_wrong_names_offer_the_nearest(kind, options, words):
     with pytest.raises(SegfocusError, match=words):
         build(config(kind, **options), 4)
+
+
+@pytest.mark.parametrize(("base", "meant"), [("hrnet", "hrnet"), ([1], "light"), (3, "light")])
+def test_a_base_that_is_no_mapping_is_refused(base, meant):
+    with pytest.raises(SegfocusError, match=rf"expected a mapping, got .*; try '\{{kind: {meant}\}}'"):
+        build(ModelConfig(method="plain", pretrained=False, options={"base": base}), 4)
+
+
+def test_values_of_a_wrong_type_are_named_in_one_line():
+    """In a process of its own, where nothing but the package itself looks at types."""
+    light, hrnet = {"kind": "light"}, {"kind": "hrnet"}
+    cases = [
+        ({"base": light, "max_offset": "far"}, "max_offset: expected positive pixels, one number or [x, y], got 'far'"),
+        ({"base": light, "max_offset": [1, "far"]}, "max_offset: expected positive pixels"),
+        ({"base": light, "max_offset": None}, "max_offset: expected positive pixels"),
+        ({"base": light, "tau": "half"}, "tau: expected a positive share of half the picture's side, got 'half'"),
+        ({"base": light, "seed_weight": "no"}, "seed_weight: expected a factor from 0, got 'no'"),
+        ({"base": light, "frozen": "no"}, "frozen: expected true or false, got 'no'"),
+        ({"base": light, "ohem": 0.5}, "ohem: expected true or false, got 0.5"),
+        ({"base": {**light, "channels": "many"}}, "channels: expected a whole number from 1, got 'many'"),
+        ({"base": {**hrnet, "norm_momentum": "slow"}}, "norm_momentum: expected a share in (0, 1], got 'slow'"),
+        ({"base": {"kind": ["light"]}}, "model.options.base: unknown kind '['light']'"),
+    ]
+    script = textwrap.dedent(
+        """
+        import json, sys
+        from segfocus.errors import SegfocusError
+        from segfocus.methods import build
+        from segfocus.recipe import ModelConfig
+
+        for options in json.load(sys.stdin):
+            backbone = "hrnet_w18_small" if options["base"]["kind"] == "hrnet" else "lite"
+            try:
+                build(ModelConfig("ovenet", backbone, False, options=options), 4)
+            except SegfocusError as error:
+                print(error)
+            else:
+                print("accepted")
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        input=json.dumps([options for options, _ in cases]), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for (_, words), line in zip(cases, done.stdout.splitlines(), strict=True):
+        assert words in line
+
+
+@pytest.mark.parametrize("kind", ["hrnet", "ocr", "smp", "torchvision", "segformer"])
+def test_backbone_options_are_refused_where_nothing_reads_them(kind):
+    model = config(kind)
+    model.backbone, model.backbone_options = "hrnet_w18_small", {"output_stride": 16}
+    with pytest.raises(SegfocusError, match=rf"backbone_options: expected none with the base {kind}, got .*output_str"):
+        build(model, 4)
 
 
 def saved(path, model: ModelConfig, classes: int = 4):
@@ -130,3 +195,16 @@ def test_a_frozen_base_without_weights_is_refused():
         check(recipe)
     recipe.model.options["base"]["checkpoint"] = "run/best.safetensors"
     check(recipe)
+    # the published weights of a backbone leave the layers that make the logits random
+    for options, finished in (
+        ({"kind": "light"}, False),
+        ({"kind": "smp", "weights": "imagenet"}, False),
+        ({"kind": "segformer", "size": "b0"}, False),
+        ({"kind": "segformer", "size": "b0", "weights": "folder"}, True),
+    ):
+        recipe.model.pretrained, recipe.model.options["base"] = True, options
+        if finished:
+            check(recipe)
+            continue
+        with pytest.raises(SegfocusError, match="expected a finished base"):
+            check(recipe)

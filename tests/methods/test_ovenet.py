@@ -1,111 +1,37 @@
-"""OVeNet: the contract on two bases, what the paper and its released code fix, and post-hoc training."""
-
-import os
-import subprocess
-import sys
-import textwrap
+"""OVeNet: the contract on several bases, and what it computes."""
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from segfocus.backbone import LiteBackbone, build_backbone
-from segfocus.losses import cross_entropy, ohem_cross_entropy
-from segfocus.methods.base import Base, BaseMaps
-from segfocus.methods.bases import FoRNetBase
-from segfocus.methods.fornet import FoRNet
-from segfocus.methods.light import LightBase
-from segfocus.methods.ovenet import OffsetHead, OVeNet
-from segfocus.ops.offsets import agreement
-from segfocus.ops.resample import enlarge, pad_to_multiple
-from segfocus.output import logit_channels
+from segfocus.methods.ovenet import OVeNet
+from segfocus.ops.resample import enlarge
 from tests.contract import SegmenterContract, scene
-
-
-def light_base(classes: int) -> LightBase:
-    return LightBase(build_backbone("test_resnet", pretrained=False), classes, channels=16)
-
-
-def build_light(classes: int) -> OVeNet:
-    return OVeNet(light_base(classes), classes)
-
-
-def build_fornet(classes: int) -> OVeNet:
-    return OVeNet(FoRNetBase(FoRNet(LiteBackbone(), classes)), classes, trunk="convs", bound="radial", iterations=1)
-
-
-def build_frozen(classes: int) -> OVeNet:
-    return OVeNet(light_base(classes), classes, trunk="convs", frozen=True)
+from tests.methods.ovenets import Toy, awake, build_light, fixed, light_base
+from tests.methods.test_adapters import deeplab_mobile, lraspp, segformer, smp_fpn, smp_unet
 
 
 class TestOnALightHead(SegmenterContract):
-    builder = "tests.methods.test_ovenet:build_light"
+    builder = "tests.methods.ovenets:build_light"
 
 
 class TestOnFoRNet(SegmenterContract):
-    builder = "tests.methods.test_ovenet:build_fornet"
+    builder = "tests.methods.ovenets:build_fornet"
+
+
+class TestBorrowing(SegmenterContract):
+    """What holds of a head that starts at zero may hold of its base alone."""
+
+    builder = "tests.methods.ovenets:build_borrowing"
+
+    test_overfits_one_scene = None  # type: ignore[assignment]  # from such offsets it takes longer
 
 
 class TestOnAFrozenBase(SegmenterContract):
-    builder = "tests.methods.test_ovenet:build_frozen"
+    builder = "tests.methods.ovenets:build_frozen"
     unused_without_gradient = ("base.",)  # it learns nothing
 
     test_overfits_one_scene = None  # type: ignore[assignment]  # an untrained base that stays so
-
-
-class Toy(Base):
-    """Cells of `stride` pixels; logits and features are 1x1 convolutions of the cells' colours; can branch."""
-
-    def __init__(
-        self, classes: int, *, stride: int = 4, channels: int = 8, feature_stride: int = 0, auxiliary: bool = False
-    ):
-        super().__init__()
-        self.num_classes, self.stride, self.feature_channels = classes, stride, channels
-        self.feature_stride = feature_stride or stride
-        self.branch_stages = (4,)
-        self.features, self.norm = nn.Conv2d(3, channels, 1), nn.BatchNorm2d(channels)
-        self.classify = nn.Conv2d(channels, logit_channels(classes), 1)
-        self.region = nn.Conv2d(channels, logit_channels(classes), 1) if auxiliary else None
-        self.auxiliary_weights = {"region": 0.4} if auxiliary else {}
-
-    def maps(self, image, branch_stage=None) -> BaseMaps:
-        image = pad_to_multiple(image, 32, 32)
-        features = self.norm(self.features(nn.functional.avg_pool2d(image, self.stride)))
-        auxiliary = {} if self.region is None else {"region": self.region(features)}
-        fine = nn.functional.avg_pool2d(features, self.feature_stride // self.stride)
-        return BaseMaps(self.classify(features), fine, auxiliary, () if branch_stage is None else (features,))
-
-    def branch(self, stage: int) -> nn.Module:
-        return Take() if stage == 4 else super().branch(stage)
-
-
-class Take(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-
-    def forward(self, shared: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return self.scale * shared[0]
-
-
-def awake(network: OVeNet, spread: float = 1.0) -> OVeNet:
-    """The same network with a head that says something."""
-    torch.manual_seed(7)
-    nn.init.normal_(network.head[-1].weight, std=spread)
-    nn.init.normal_(network.head[-1].bias, std=0.1)
-    return network
-
-
-def fixed(network: OVeNet, x: float, y: float, trust: float) -> OVeNet:
-    """The same network with one offset (before the bound) and confidence everywhere."""
-    nn.init.zeros_(network.head[-1].weight)
-    network.head[-1].bias.data = torch.tensor([x, y, trust])
-    return network
-
-
-def count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 # --- what it computes ---------------------------------------------------------------------------------------------
@@ -294,6 +220,29 @@ def test_features_of_another_stride_than_the_logits():
     assert network.head[0].weight.grad.any()
 
 
+@pytest.mark.parametrize("make", [smp_unet, smp_fpn, lraspp, deeplab_mobile, segformer])
+def test_on_networks_of_other_libraries(make):
+    """Strides 1 to 16, odd sizes, a batch of one, auxiliary maps, and then the head alone."""
+    for frozen in (False, True):
+        torch.manual_seed(0)
+        base = make(4)
+        network = awake(OVeNet(base, 4, trunk="convs", hidden=8, frozen=frozen)).train()
+        before = {name: value.clone() for name, value in base.state_dict().items()}
+        image, target = scene(70, 90)
+        output = network(image)
+        assert output.logits.shape == (1, 4, 70, 90)
+        assert output.offsets.shape == (1, 2, -(-70 // base.stride), -(-90 // base.stride))
+        assert output.offsets.any()
+        terms = network.loss(output, target)
+        sum(terms.values()).backward()
+        learning = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        assert {name for name, parameter in network.named_parameters() if parameter.grad is not None} == learning
+        same = all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
+        assert same if frozen else any(name.startswith("base.") for name in learning)
+        if frozen:
+            assert not any(name.startswith("base.") for name in learning)
+
+
 def test_state_dict_depends_on_neither_batch_nor_crop():
     network = build_light(4).train()
     before = {name: value.shape for name, value in network.state_dict().items()}
@@ -301,363 +250,3 @@ def test_state_dict_depends_on_neither_batch_nor_crop():
     network(torch.rand(1, 3, 40, 48))
     assert {name: value.shape for name, value in network.state_dict().items()} == before
     assert not [name for name in before if not name.startswith(("base.", "head."))]
-
-
-# --- losses -------------------------------------------------------------------------------------------------------
-
-
-def test_loss_terms_are_what_they_are_named():
-    network = awake(OVeNet(Toy(4), 4, class_weights=[0.5, 1, 2, 1]))
-    image, target = scene(64, 64)
-    output = network(image)
-    terms = network.loss(output, target)
-    weights = torch.tensor([0.5, 1, 2, 1])
-    assert set(terms) == {"fused", "seed", "initial", "confidence"}
-    torch.testing.assert_close(terms["fused"], cross_entropy(output.logits, target, class_weights=weights))
-    for name in ("seed", "initial"):
-        large = enlarge(output.aux_logits[name], 4, 1, (64, 64))
-        torch.testing.assert_close(terms[name], 0.5 * cross_entropy(large, target, class_weights=weights))
-    same, valid = agreement(target, output.offsets, cell=4)
-    expected = nn.functional.binary_cross_entropy(output.confidence[:, 0][valid], same[valid].float())
-    torch.testing.assert_close(terms["confidence"], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_weight_of_zero_switches_a_term_off():
-    network = OVeNet(Toy(4), 4, seed_weight=0, initial_weight=0, confidence_weight=0)
-    image, target = scene(64, 64)
-    assert set(network.loss(network(image), target)) == {"fused"}
-
-
-def test_the_confidence_loss_trains_the_confidence_alone():
-    network = awake(OVeNet(Toy(4), 4))
-    image, target = scene(64, 64)
-    network.loss(network(image), target)["confidence"].backward()
-    gradient = network.head[-1].weight.grad[:, :, 0, 0]
-    assert gradient[2].any()
-    assert not gradient[:2].any()
-    assert network.base.classify.weight.grad is None
-
-
-def test_confidence_loss_by_hand_on_both_grids():
-    """Offsets of one cell (4 px) to the right; the left half is class 0, the right half 1, one void column."""
-    image = torch.rand(1, 3, 32, 32)
-    target = (torch.arange(32) >= 16).long().expand(1, 32, 32).clone()
-    target[..., 0:4] = 255
-    trust = 1.2
-    for grid, valid_columns, wrong_columns, columns in (("cells", 7, 1, 8), ("labels", 28, 4, 32)):
-        for reduction in ("mean", "official"):
-            network = OVeNet(
-                Toy(2), 2, max_offset=8, confidence_grid=grid, confidence_reduction=reduction, confidence_weight=2.0
-            )
-            fixed(network, torch.atanh(torch.tensor(0.5)).item(), 0.0, trust).eval()
-            loss = network.loss(network(image), target)["confidence"].item()
-            share = torch.tensor(trust).sigmoid()
-            right, wrong = -share.log().item(), -(1 - share).log().item()
-            total = (valid_columns - wrong_columns) * right + wrong_columns * wrong
-            expected = total / (valid_columns if reduction == "mean" else columns)
-            assert loss == pytest.approx(2 * expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("grid", ["cells", "labels"])
-def test_the_confidence_loss_and_the_batch_size(grid):
-    image, target = scene(64, 64)
-    target = target.masked_fill(target == 255, 0)
-    for reduction, factor in (("mean", 1), ("official", 3)):
-        torch.manual_seed(0)
-        network = awake(OVeNet(Toy(4), 4, confidence_reduction=reduction, confidence_grid=grid)).eval()
-        one = network.loss(network(image), target)["confidence"]
-        three = network.loss(network(image.repeat(3, 1, 1, 1)), target.repeat(3, 1, 1))["confidence"]
-        torch.testing.assert_close(three, factor * one)
-        if reduction == "mean":
-            mean = one
-        else:
-            torch.testing.assert_close(one, mean)  # without void, a batch of one is the mean
-
-
-def test_void_takes_no_part_in_the_confidence_loss():
-    network = awake(OVeNet(Toy(4), 4)).eval()
-    image, target = scene(64, 64)
-    output = network(image)
-    _, valid = agreement(target, output.offsets, cell=4)
-    assert not valid.all()
-    before = network.loss(output, target)["confidence"]
-    changed = type(output)(
-        logits=output.logits,
-        offsets=output.offsets,
-        confidence=torch.where(valid[:, None], output.confidence, torch.full_like(output.confidence, 0.999)),
-        aux_logits=output.aux_logits,
-    )
-    torch.testing.assert_close(network.loss(changed, target)["confidence"], before)
-
-
-def test_a_wrong_certainty_stays_finite():
-    network = fixed(OVeNet(Toy(4), 4), 0.0, 0.0, -200.0)
-    image, target = scene(64, 64)
-    loss = network.loss(network(image), target)["confidence"]
-    assert loss.item() == pytest.approx(16.118, abs=1e-3)  # -log(1e-7)
-    loss.backward()
-    assert network.head[-1].bias.grad.isfinite().all()
-
-
-def slow_ohem(probabilities, threshold, min_kept):
-    """Hard pixels as released: of p_t ascending, below max(p_t[min_kept], threshold)."""
-    ranked = sorted(probabilities)
-    bound = max(ranked[min(min_kept, len(ranked) - 1)], threshold)
-    return [p for p in ranked if p < bound]
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "released"),
-    [
-        ([0.1, 0.2, 0.95, 0.5, 0.97, 0.99, 0.3, 0.98], 4),  # 0.9 decides
-        ([0.95, 0.91, 0.96, 0.97, 0.98, 0.99, 0.93, 0.94], 1),  # all easy: the share decides
-        ([0.95] * 8, 0),  # all easy and equal: the released code is left with nothing, a mean of nothing
-        ([0.95], 0),  # fewer pixels than are kept at least
-        ([0.9, 0.2, 0.9, 0.95, 0.96, 0.97, 0.98, 0.99], 1),  # on the threshold: out there, in here
-    ],
-)
-def test_hard_examples_by_hand(probabilities, released):
-    """Ours keeps what the released rule keeps, and what ties with it: so it always keeps something."""
-    truth = torch.tensor(probabilities, dtype=torch.float64)
-    logits = torch.stack([truth.log(), (1 - truth).log()])[None, :, None]
-    logits = torch.cat([logits, torch.full_like(logits[:, :1], -1e9)], 1)  # three classes: softmax
-    kept = slow_ohem(probabilities, 0.9, max(1, len(probabilities) // 8))
-    assert len(kept) == released
-    bound = max([*kept, min(probabilities), 0.9 if min(probabilities) <= 0.9 else 0])
-    values = [-torch.tensor(p, dtype=torch.float64).log().item() for p in probabilities if p <= bound]
-    loss = ohem_cross_entropy(logits, torch.zeros(1, 1, len(probabilities), dtype=torch.long), 255, threshold=0.9)
-    share = ohem_cross_entropy(
-        logits, torch.zeros(1, 1, len(probabilities), dtype=torch.long), 255, threshold=0.9, min_kept=1 / 8
-    )
-    assert share.item() == pytest.approx(sum(values) / len(values), rel=1e-5)
-    assert loss.isfinite()
-
-
-def test_ohem_mines_each_prediction_s_own_pixels_and_leaves_auxiliary_maps_alone():
-    network = awake(OVeNet(Toy(4, auxiliary=True), 4, ohem=True))
-    image, target = scene(64, 64)
-    output = network(image)
-    terms = network.loss(output, target)
-    for name, factor in (("fused", 1.0), ("seed", 0.5), ("initial", 0.5)):
-        logits = output.logits if name == "fused" else enlarge(output.aux_logits[name], 4, 1, (64, 64))
-        expected = ohem_cross_entropy(logits, target, threshold=0.9, min_kept=1 / 8)
-        torch.testing.assert_close(terms[name], factor * expected)
-    sizes = {"region_fused": 1.0, "region_seed": 0.5, "region": 0.5}
-    parts = [f * cross_entropy(enlarge(output.aux_logits[n], 4, 1, (64, 64)), target) for n, f in sizes.items()]
-    torch.testing.assert_close(terms["region"], 0.4 * sum(parts))
-    void = network.loss(output, torch.full_like(target, 255))
-    assert all(value == 0 for value in void.values())
-    sum(void.values()).backward()
-
-
-def test_one_field_and_one_confidence_serve_the_auxiliary_maps_too():
-    from segfocus.ops.offsets import sample_at
-
-    network = awake(OVeNet(Toy(4, auxiliary=True), 4))
-    output = network(torch.rand(1, 3, 64, 64))
-    first, second = output.aux_logits["region"], output.aux_logits["region_seed"]
-    torch.testing.assert_close(second, sample_at(first, output.offsets / 4))
-    torch.testing.assert_close(output.aux_logits["region_fused"], first + output.confidence * (second - first))
-
-
-# --- a finished base ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("trunk", ["features", "convs", "stage4"])
-def test_post_hoc_training_leaves_the_base_as_it_was_bit_for_bit(trunk):
-    torch.manual_seed(0)
-    base = Toy(4, auxiliary=True)
-    network = OVeNet(base, 4, trunk=trunk, frozen=True)
-    before = {name: value.clone() for name, value in base.state_dict().items()}
-    image, target = scene(64, 64)
-    expected = base.eval()(image)[0]
-    network.train()
-    optimizer = torch.optim.SGD(network.parameters(), 0.1, weight_decay=0.1)
-    for _ in range(2):
-        optimizer.zero_grad()
-        terms = network.loss(network(image), target)
-        assert set(terms) == {"fused", "seed", "confidence", "region"}
-        sum(terms.values()).backward()
-        optimizer.step()
-    assert network.training
-    assert not base.training
-    for name, value in base.state_dict().items():
-        assert torch.equal(value, before[name]), name
-    assert torch.equal(network(image).aux_logits["initial"], expected)
-    assert network.head[-1].weight.any()
-    assert all(p.requires_grad for p in [*network.head.parameters(), *network.trunk.parameters()])
-    assert network.head.training
-
-
-def test_joint_training_moves_the_base():
-    network = OVeNet(Toy(4), 4).train()
-    image, target = scene(64, 64)
-    before = network.base.norm.running_mean.clone()
-    sum(network.loss(network(image), target).values()).backward()
-    assert network.base.classify.weight.grad.any()
-    assert not torch.equal(network.base.norm.running_mean, before)
-
-
-def test_cached_maps_train_like_pictures():
-    network = awake(OVeNet(light_base(4), 4, frozen=True)).train()
-    image, target = scene(70, 90)
-    with torch.no_grad():
-        maps = network.base.maps(image)
-    one, other = network.fuse(maps, (70, 90)), network(image)
-    assert torch.equal(one.logits, other.logits)
-    assert network.loss(one, target) == network.loss(other, target)
-
-
-def test_borrowing_repairs_a_boundary():
-    """A base that is wrong beside an edge: a trained head alone gets it right, by pointing away from the edge."""
-    torch.manual_seed(0)
-    image = torch.zeros(1, 3, 32, 64)
-    image[:, 0] = torch.linspace(0, 1, 64)
-    target = (torch.arange(64) >= 28).long().expand(1, 32, 64).clone()
-    base = Toy(3, stride=1, channels=4)
-    base.eval()
-    base.features.weight.data.zero_()[0, 0] = 1.0
-    base.features.bias.data.zero_()
-    base.classify.weight.data.zero_()
-    base.classify.weight.data[:2, 0, 0, 0] = torch.tensor([-8.0, 8.0])
-    base.classify.bias.data = torch.tensor([4.0, -4.0, -20.0])  # an edge at column 32 instead of 28
-    network = OVeNet(base, 3, frozen=True, hidden=16, max_offset=16).train()
-    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 1e-2)
-    for _ in range(150):
-        optimizer.zero_grad()
-        sum(network.loss(network(image), target).values()).backward()
-        optimizer.step()
-    output = network(image)
-    labels = output.labels()
-    initial = output.aux_logits["initial"].argmax(1)
-    assert (initial != target).sum() >= 3 * 32
-    assert (labels != target).sum() <= 32
-    assert output.offsets[0, 0, :, 29:31].mean() > 2  # to the right, where class 1 is certain
-
-
-# --- sizes, export, refusals --------------------------------------------------------------------------------------
-
-
-def test_the_released_head_has_the_counted_size():
-    """522,723 parameters on the 720 channels of HRNetV2-W48 (fact sheet 1.2); nothing else is added."""
-    with torch.device("meta"):
-        network = OVeNet(Toy(19, channels=720), 19, trunk="stage4")
-        assert count(OffsetHead(720, 720)) == count(network.head) == 522_723
-        assert count(OVeNet(Toy(19, channels=32), 19)) - count(Toy(19, channels=32)) == 32 * 32 + 32 + 64 + 99
-
-
-def test_the_head_on_a_lite_network_is_light():
-    """Parameters and multiplications that the head adds to a lite FoR-Net at 360x480."""
-    sums = []
-    for wrap in (False, True):
-        with torch.device("meta"):
-            base = FoRNetBase(FoRNet(LiteBackbone(), 11)).eval()
-            network = OVeNet(base, 11).eval() if wrap else base
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(torch.empty(1, 3, 360, 480, device="meta"))
-        sums.append((count(network), counter.get_total_flops() / 2e9))
-    assert sums[1][0] - sums[0][0] == 1219
-    assert sums[1][1] - sums[0][1] == pytest.approx((32 * 32 + 32 * 3) * 90 * 120 / 1e9, rel=1e-6)
-
-
-def build_every_other_choice(classes: int) -> OVeNet:
-    return OVeNet(
-        light_base(classes),
-        classes,
-        trunk="convs",
-        units="normalized",
-        bound="radial",
-        fusion="probabilities",
-        iterations=1,
-        frozen=True,
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("builder", ["build_light", "build_every_other_choice"])
-def test_onnx_gives_the_same_labels_at_two_sizes(builder, tmp_path):
-    """In a process of its own: the exporter does not trace through the shape checks of the test suite."""
-    script = textwrap.dedent(
-        f"""
-        import sys
-        import numpy, onnxruntime, torch
-        from tests.methods.test_ovenet import awake, {builder}
-
-        class Exported(torch.nn.Module):
-            def __init__(self, network):
-                super().__init__()
-                self.network = network
-
-            def forward(self, image):
-                output = self.network(image)
-                return output.logits, output.offsets, output.confidence
-
-        torch.manual_seed(0)
-        network = Exported(awake({builder}(4)).eval())
-        rows, columns = torch.export.Dim("rows", min=3, max=60), torch.export.Dim("columns", min=3, max=60)
-        shapes = ({{0: torch.export.Dim("batch", min=1, max=8), 2: 32 * rows, 3: 32 * columns}},)
-        image = torch.rand(2, 3, 96, 160)
-        torch.onnx.export(network, (image,), sys.argv[1], dynamo=True, dynamic_shapes=shapes, opset_version=18)
-        session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-        for size in ((2, 3, 96, 160), (1, 3, 192, 128)):
-            image = torch.rand(*size)
-            logits, offsets, confidence = session.run(None, {{session.get_inputs()[0].name: image.numpy()}})
-            with torch.no_grad():
-                expected = network(image)
-            assert expected[1].abs().max() > 1
-            for got, value in zip((logits, offsets, confidence), expected):
-                numpy.testing.assert_allclose(got, value.numpy(), rtol=1e-3, atol=1e-3)
-            assert (logits.argmax(1) == expected[0].argmax(1).numpy()).all()
-        """
-    )
-    environment = {
-        **os.environ, "SEGFOCUS_TYPE_HOOK": "0", "PYTHONWARNINGS": "ignore", "JAXTYPING_DISABLE": "1", "PYTHONPATH": "."
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "network.onnx")],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def test_bfloat16_autocast_keeps_coordinates_exact_on_a_wide_picture():
-    """A cell at column 500 would move by two cells if positions were rounded to bfloat16."""
-    network = fixed(OVeNet(Toy(4), 4, max_offset=8), torch.atanh(torch.tensor(0.5)).item(), 0.0, 0.0).eval()
-    image = torch.rand(1, 3, 32, 2048)
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        output = network(image)
-    assert output.offsets.dtype == output.confidence.dtype == torch.float32
-    initial, seed = output.aux_logits["initial"].float(), output.aux_logits["seed"].float()
-    torch.testing.assert_close(seed[..., :-1], initial[..., 1:], rtol=0.02, atol=0.02)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"trunk": "stage3"}, "expected a stage to branch at"),
-        ({"max_offset": 0}, "max_offset: expected positive pixels"),
-        ({"max_offset": [1, 2, 3]}, "max_offset: expected positive pixels"),
-        ({"tau": -1.0}, "tau: expected a positive share"),
-        ({"hidden": 0}, "hidden: expected a whole number, at least 1, got 0"),
-        ({"depth": 0}, "depth: expected a whole number, at least 1"),
-        ({"iterations": -1}, "iterations: expected a whole number, at least 0"),
-        ({"class_weights": [1.0]}, "expected 4 values, got 1"),
-        ({"seed_weight": -0.5}, "seed_weight: expected a factor from 0, got -0.5"),
-    ],
-)
-def test_wrong_options_are_refused(options, words):
-    with pytest.raises(ValueError, match=words):
-        OVeNet(Toy(4), 4, **options)
-
-
-def test_a_base_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="base: expected 5 classes, got 4"):
-        OVeNet(Toy(4), 5)
-    base = Toy(4)
-    base.feature_channels = 0
-    with pytest.raises(ValueError, match="expected features to read offsets from, got none from Toy"):
-        OVeNet(base, 4)
-    network = OVeNet(Toy(4), 4)
-    network.base.feature_channels = 9
-    with pytest.raises(ValueError, match="features of 9 channels, as it says, got 8"):
-        network(torch.rand(1, 3, 32, 32))

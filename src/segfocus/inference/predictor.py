@@ -232,8 +232,8 @@ def initial_probabilities(output: Output) -> Float[Tensor, "batch classes height
 
 
 def _stride(size: tuple[int, int], grid: tuple[int, int]) -> int:
-    """Side in px, a power of two, of the square cells that cover a picture in so many rows and columns."""
-    for stride in (2**power for power in range(11)):
+    """Side in px of the square cells that cover a picture in so many rows and columns: a power of two if one does."""
+    for stride in (*(2**power for power in range(11)), *range(1, 1024)):
         if all(-(-side // stride) == cells for side, cells in zip(size, grid, strict=True)):
             return stride
     raise ValueError(f"expected a grid of square cells over {size[0]}x{size[1]} px, got {grid[0]}x{grid[1]} cells")

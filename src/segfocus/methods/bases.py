@@ -31,9 +31,18 @@ BASES: dict[str, str] = {
 }
 """kind -> what it is"""
 
+_GIVEN = {"num_classes": "the data's classes", "pretrained": "model.pretrained"}
+"""arguments of the adapters that no recipe gives as an option, and where they come from"""
+_MAIN_TERMS = ("ohem", "dice_weight")
+"""options of FoR-Net that concern what its logits are trained by"""
+
 
 class FoRNetBase(Base):
-    """FoR-Net as a base: logits and features at stride 4, its selection and its own losses included."""
+    """FoR-Net as a base: logits and features at stride 4, its selection included.
+
+    Of its losses the selector's and the auxiliary head's (without class weights); what trains the logits is up to
+    whoever takes the base.
+    """
 
     stride = feature_stride = FINE
 
@@ -61,10 +70,19 @@ def build_base(config: ModelConfig, num_classes: int, *, fetch: bool) -> Base:
     Raises:
         SegfocusError: unknown kind or option (nearest names offered), or a checkpoint of another network.
     """
-    options = dict(config.options.get("base") or {})
+    options = config.options.get("base") or {}
+    if not isinstance(options, Mapping):
+        meant = options if isinstance(options, str) and options in BASES else "light"
+        raise SegfocusError(f"model.options.base: expected a mapping, got {options!r}; try '{{kind: {meant}}}'")
+    options = dict(options)
     kind, checkpoint = options.pop("kind", "light"), options.pop("checkpoint", None)
-    if kind not in BASES:
+    if not isinstance(kind, str) or kind not in BASES:
         raise SegfocusError(f"model.options.base: unknown kind '{kind}'; {nearest(str(kind), BASES)}")
+    if config.backbone_options and kind not in ("light", "fornet"):
+        raise SegfocusError(
+            f"model.backbone_options: expected none with the base {kind}, got {config.backbone_options}; "
+            "try model.options.base"
+        )
     base = _MAKERS[kind](config, num_classes, options, fetch and config.pretrained and checkpoint is None)
     if checkpoint is not None and fetch:
         _start_from(base, Path(checkpoint), config)
@@ -79,7 +97,8 @@ def _light(config: ModelConfig, num_classes: int, options: dict[str, Any], pretr
 
 
 def _fornet(config: ModelConfig, num_classes: int, options: dict[str, Any], pretrained: bool) -> Base:
-    _check_options("fornet", options, FoRNet.__init__, ("backbone", "num_classes", "class_weights"))
+    # whoever takes the base trains its logits: FoR-Net's own main terms would be ignored in silence
+    _check_options("fornet", options, FoRNet.__init__, ("backbone", "num_classes", "class_weights", *_MAIN_TERMS))
     return FoRNetBase(FoRNet(configured_backbone(config, pretrained), num_classes, **options))
 
 
@@ -92,9 +111,19 @@ def _published(name: str) -> Callable[[ModelConfig, int, dict[str, Any], bool], 
     return make
 
 
-def _adapter(name: str) -> Callable[[ModelConfig, int, dict[str, Any], bool], Base]:
+def _adapter(name: str, kind: str, example: str) -> Callable[[ModelConfig, int, dict[str, Any], bool], Base]:
     def make(config: ModelConfig, num_classes: int, options: dict[str, Any], pretrained: bool) -> Base:
         cls = getattr(import_module("segfocus.methods.adapters"), name)
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        needed = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in ("self", *_GIVEN)]
+        if missing := [name for name in needed if name not in options]:
+            raise SegfocusError(
+                f"model.options.base ({kind}): expected {' and '.join(missing)}, got none; "
+                f"try '{{kind: {kind}, {example}}}'"
+            )
+        for key, place in _GIVEN.items():
+            if key in options:
+                raise SegfocusError(f"model.options.base ({kind}): unknown option '{key}': it comes from {place}")
         return cls(num_classes=num_classes, pretrained=pretrained, **options)
 
     return make
@@ -105,9 +134,9 @@ _MAKERS: Mapping[str, Callable[[ModelConfig, int, dict[str, Any], bool], Base]] 
     "fornet": _fornet,
     "hrnet": _published("HRNet"),
     "ocr": _published("OCR"),
-    "smp": _adapter("SMPBase"),
-    "torchvision": _adapter("TorchvisionBase"),
-    "segformer": _adapter("SegformerBase"),
+    "smp": _adapter("SMPBase", "smp", "architecture: unet, encoder: resnet34"),
+    "torchvision": _adapter("TorchvisionBase", "torchvision", "name: deeplabv3_resnet50"),
+    "segformer": _adapter("SegformerBase", "segformer", "size: b0"),
 }
 
 

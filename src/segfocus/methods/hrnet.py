@@ -108,8 +108,8 @@ def set_norm_momentum(network: nn.Module, momentum: float) -> None:
     Raises:
         ValueError: outside (0, 1].
     """
-    if not 0 < momentum <= 1:
-        raise ValueError(f"norm_momentum: expected a share in (0, 1], got {momentum}; try 0.1, or 0.01 as released")
+    if not isinstance(momentum, (int, float)) or not 0 < momentum <= 1:
+        raise ValueError(f"norm_momentum: expected a share in (0, 1], got {momentum!r}; try 0.1, or 0.01 as released")
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = momentum

@@ -31,8 +31,8 @@ class LightBase(Base):
 
     def __init__(self, backbone: Backbone, num_classes: int, *, channels: int = 128):
         super().__init__()
-        if channels < 1:
-            raise ValueError(f"channels: expected a whole number from 1, got {channels}; try 128")
+        if not isinstance(channels, int) or channels < 1:
+            raise ValueError(f"channels: expected a whole number from 1, got {channels!r}; try 128")
         outputs = logit_channels(num_classes)
         self.num_classes = num_classes
         self.stride = self.feature_stride = backbone.strides[0]

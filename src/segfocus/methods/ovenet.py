@@ -21,6 +21,8 @@ the released code does):
 * Void takes no part in the confidence loss, neither at p nor at p + o(p).  There: void counts as class 0.
 * The confidence loss is taken at the cells of the offsets, where they were used, and averaged over all labelled ones.
   There: on F and o enlarged to the labels, summed over the batch and divided by the pixels of one picture.
+* OHEM keeps a share of the labelled pixels and what ties with it, and weighs its mean by class (`losses`).  There: a
+  number of pixels, and the mean of the weighted losses.
 * Fused probabilities come out as log-probabilities.  There: they go through a second softmax.
 * A seed lies in the picture, never in its padding; refinement reads the border outside, not zeros.
 * A frozen base is also in evaluation mode.  There: its BatchNorms go on adapting.
@@ -29,6 +31,7 @@ the released code does):
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Literal
 
 import torch
@@ -133,21 +136,24 @@ class OVeNet(Segmenter):
             raise ValueError(f"base: expected features to read offsets from, got none from {type(base).__name__}")
         if class_weights is not None and len(class_weights) != num_classes:
             raise ValueError(f"class_weights: expected {num_classes} values, got {len(class_weights)}")
-        reach = [float(max_offset)] * 2 if isinstance(max_offset, (int, float)) else [float(m) for m in max_offset]
-        if len(reach) != 2 or not all(0 < value < float("inf") for value in reach):
-            raise ValueError(f"max_offset: expected positive pixels, one number or [x, y], got {max_offset}")
-        if not 0 < tau < float("inf"):
-            raise ValueError(f"tau: expected a positive share of half the picture's side, got {tau}")
+        reach = list(max_offset) if isinstance(max_offset, Sequence) else [max_offset, max_offset]
+        if len(reach) != 2 or not all(_is_number(value) and value > 0 for value in reach):
+            raise ValueError(f"max_offset: expected positive pixels, one number or [x, y], got {max_offset!r}")
+        if not _is_number(tau) or tau <= 0:
+            raise ValueError(f"tau: expected a positive share of half the picture's side, got {tau!r}")
         hidden = base.feature_channels if hidden is None else hidden
         for name, value, least in (("hidden", hidden, 1), ("depth", depth, 1), ("iterations", iterations, 0)):
-            if not isinstance(value, int) or value < least:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}: expected a whole number, at least {least}, got {value!r}")
+        for name, value in (("frozen", frozen), ("ohem", ohem)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name}: expected true or false, got {value!r}")
         self.weights = {"fused": fused_weight, "seed": seed_weight, "initial": initial_weight}
         for name, weight in {**self.weights, "confidence": confidence_weight}.items():
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"{name}_weight: expected a factor from 0, got {weight}")
+            if not _is_number(weight) or weight < 0:
+                raise ValueError(f"{name}_weight: expected a factor from 0, got {weight!r}")
         self.num_classes, self.frozen = num_classes, frozen
-        self.units, self.max_offset, self.tau, self.bound = units, (reach[0], reach[1]), tau, bound
+        self.units, self.max_offset, self.tau, self.bound = units, (float(reach[0]), float(reach[1])), tau, bound
         self.fusion, self.iterations, self.ohem = fusion, iterations, ohem
         self.confidence_reduction, self.confidence_grid = confidence_reduction, confidence_grid
         self.confidence_weight = confidence_weight
@@ -290,3 +296,8 @@ class OVeNet(Segmenter):
         entropy = -(torch.where(same, confidence, 1 - confidence) + _TINY).log() * valid
         count = valid.sum().clamp(min=1) if self.confidence_reduction == "mean" else valid[0].numel()
         return entropy.sum() / count
+
+
+def _is_number(value: object) -> bool:
+    """Recipes may hold anything; a yes or no is no number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)

@@ -64,9 +64,11 @@ def check(recipe: Recipe) -> None:
 def _check_frozen(model: ModelConfig) -> None:
     """A frozen base that nobody trained predicts nothing."""
     base = model.options.get("base")
-    started = model.pretrained or (isinstance(base, dict) and base.get("checkpoint"))
-    if model.options.get("frozen") and not started:
-        kind = base.get("kind", "light") if isinstance(base, dict) else "light"
+    base = base if isinstance(base, dict) else {}
+    kind = base.get("kind", "light")
+    # published weights of most kinds are a backbone's: the layers that make the logits would stay random
+    published = model.pretrained and kind in ("torchvision", "segformer") and base.get("weights")
+    if model.options.get("frozen") and not (published or base.get("checkpoint")):
         raise SegfocusError(
             "model.options: expected a finished base for frozen: true, got random weights; try --model.options.base "
             f"'{{kind: {kind}, checkpoint: runs/NAME/best.safetensors}}'"
