@@ -369,7 +369,13 @@ def test_predict_writes_what_is_asked(capsys, trained, tmp_path):
 
 @pytest.mark.parametrize(
     ("what", "words"),
-    [("methods", "Pan et al."), ("datasets", "camvid"), ("recipes", "lite FoR-Net"), (None, "fornet-synthetic")],
+    [
+        ("methods", "Pan et al."),
+        ("bases", "torchvision"),
+        ("datasets", "camvid"),
+        ("recipes", "lite FoR-Net"),
+        (None, "fornet-synthetic"),
+    ],
 )
 def test_list(capsys, what, words):
     code, out, _ = run(capsys, "list", *([what] if what else []))

@@ -29,6 +29,17 @@ SUMMARIES: dict[str, str] = {
     "plain": "a base alone (light head, HRNet, OCR, SMP, torchvision, SegFormer), to compare with",
 }
 
+BASES: dict[str, str] = {
+    "light": "any timm backbone, or 'lite', with a light head",
+    "fornet": "FoR-Net on any backbone",
+    "hrnet": "HRNetV2 (hrnet_w18, hrnet_w48, ...) as published for segmentation",
+    "ocr": "HRNetV2 with object-contextual representations",
+    "smp": "segmentation_models_pytorch: architecture, encoder",
+    "torchvision": "torchvision's segmentation networks: name",
+    "segformer": "SegFormer of transformers: size",
+}
+"""kind of base (`model.options.base`) -> what it is; see `segfocus.methods.bases`"""
+
 
 def method_class(name: str) -> type[Segmenter]:
     """The class of a method.

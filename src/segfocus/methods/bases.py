@@ -12,24 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from segfocus.errors import SegfocusError, nearest
-from segfocus.methods import configured_backbone
+from segfocus.methods import BASES, configured_backbone
 from segfocus.methods.base import Base, BaseMaps
 from segfocus.methods.fornet import FINE, FoRNet
 from segfocus.output import Output
 
 if TYPE_CHECKING:
     from segfocus.recipe import ModelConfig
-
-BASES: dict[str, str] = {
-    "light": "any timm backbone, or 'lite', with a light head",
-    "fornet": "FoR-Net on any backbone",
-    "hrnet": "HRNetV2 (hrnet_w18, hrnet_w48, ...) as published for segmentation",
-    "ocr": "HRNetV2 with object-contextual representations",
-    "smp": "segmentation_models_pytorch: architecture, encoder",
-    "torchvision": "torchvision's segmentation networks: name",
-    "segformer": "SegFormer of transformers: size",
-}
-"""kind -> what it is"""
 
 _GIVEN = {"num_classes": "the data's classes", "pretrained": "model.pretrained"}
 """arguments of the adapters that no recipe gives as an option, and where they come from"""

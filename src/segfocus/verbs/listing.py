@@ -14,10 +14,10 @@ from segfocus.recipe import load_recipe, recipe_names
 
 def list_(arguments: list[str]) -> None:
     """Methods, datasets, recipes."""
-    parser = verb_parser("list", "[methods|datasets|recipes]", "Lists what there is.")
-    parser.add_argument("what", nargs="?", metavar="methods|datasets|recipes")
+    parser = verb_parser("list", "[methods|bases|datasets|recipes]", "Lists what there is.")
+    parser.add_argument("what", nargs="?", metavar="methods|bases|datasets|recipes")
     what = parse(parser, arguments).what
-    listings = {"methods": _methods, "datasets": _datasets, "recipes": _recipes}
+    listings = {"methods": _methods, "bases": _bases, "datasets": _datasets, "recipes": _recipes}
     if what is not None and what not in listings:
         raise SegfocusError(f"list: unknown '{what}'; {nearest(what, listings)}")
     for name in listings if what is None else [what]:
@@ -29,6 +29,12 @@ def _methods() -> list[tuple[str, str]]:
     from segfocus.methods import METHODS, SUMMARIES
 
     return [(name, SUMMARIES.get(name, "")) for name in METHODS]
+
+
+def _bases() -> list[tuple[str, str]]:
+    from segfocus.methods import BASES
+
+    return list(BASES.items())
 
 
 def _datasets() -> list[tuple[str, str]]:
