@@ -16,7 +16,7 @@ LABELS = RNG.integers(0, 5, (6, 9)).astype(np.uint8)
 STACK = RNG.random((5, 6, 9)).astype(np.float32)
 
 
-def check(path, values, axes, **options):
+def assert_read_as(path, values, axes, **options):
     stored = read_array(path, **options)
     np.testing.assert_array_equal(stored.values, values)
     assert stored.values.dtype == values.dtype
@@ -27,19 +27,19 @@ def check(path, values, axes, **options):
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.int64, np.float16, np.float32, np.float64])
 def test_numpy(tmp_path, dtype):
     np.save(tmp_path / "labels.npy", LABELS.astype(dtype))
-    check(tmp_path / "labels.npy", LABELS.astype(dtype), "HW")
+    assert_read_as(tmp_path / "labels.npy", LABELS.astype(dtype), "HW")
     np.save(tmp_path / "stack.npy", STACK.astype(dtype))
-    check(tmp_path / "stack.npy", STACK.astype(dtype), "unknown")
+    assert_read_as(tmp_path / "stack.npy", STACK.astype(dtype), "unknown")
 
 
 def test_npz_by_name(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, STACK)
-    assert check(path, STACK, "unknown").called == "arr_0"
+    assert assert_read_as(path, STACK, "unknown").called == "arr_0"
     np.savez_compressed(path, labels=LABELS, other=STACK)
-    assert check(path, LABELS, "HW").called == "labels"
+    assert assert_read_as(path, LABELS, "HW").called == "labels"
     np.savez_compressed(path, labels=LABELS, probabilities=STACK)
-    assert check(path, STACK, "unknown").called == "probabilities"
+    assert assert_read_as(path, STACK, "unknown").called == "probabilities"
     np.savez(path, a=LABELS, b=STACK)
     with pytest.raises(SegfocusError, match=r"a\.npz: expected one array or one called 'probabilities', got a, b"):
         read_array(path)
@@ -47,14 +47,14 @@ def test_npz_by_name(tmp_path):
 
 def test_leading_axes_of_one(tmp_path):
     np.save(tmp_path / "a.npy", STACK[None, None])
-    check(tmp_path / "a.npy", STACK, "unknown")
+    assert_read_as(tmp_path / "a.npy", STACK, "unknown")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_pictures(tmp_path, dtype):
     path = tmp_path / "a.png"
     Image.fromarray(LABELS.astype(dtype)).save(path)
-    check(path, LABELS.astype(dtype), "HW")
+    assert_read_as(path, LABELS.astype(dtype), "HW")
 
 
 def test_palette_and_colors(tmp_path):
@@ -63,11 +63,11 @@ def test_palette_and_colors(tmp_path):
     image.putpalette(palette.tobytes())
     for name in ("a.png", "a.tif", "a.gif"):
         image.save(tmp_path / name)
-        check(tmp_path / name, palette[LABELS], "colors", colors=True)
+        assert_read_as(tmp_path / name, palette[LABELS], "colors", colors=True)
         if name != "a.gif":  # whose writer renumbers the palette
-            check(tmp_path / name, LABELS, "HW")
+            assert_read_as(tmp_path / name, LABELS, "HW")
     Image.fromarray(palette[LABELS]).save(tmp_path / "rgb.tif")
-    check(tmp_path / "rgb.tif", palette[LABELS], "colors")
+    assert_read_as(tmp_path / "rgb.tif", palette[LABELS], "colors")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
@@ -76,38 +76,38 @@ def test_tiff_stacks(tmp_path, dtype, compression):
     path = tmp_path / "a.tif"
     stack = (STACK * 200).astype(dtype)
     tifffile.imwrite(path, stack, compression=compression)  # one page a channel, unless it was [height, width, channel]
-    check(path, stack, "unknown")
+    assert_read_as(path, stack, "unknown")
     with tifffile.TiffWriter(path) as writer:
         for page in stack:
             writer.write(page, compression=compression, contiguous=False, metadata=None)
-    check(path, stack, "CHW")
+    assert_read_as(path, stack, "CHW")
     tifffile.imwrite(path, stack, photometric="minisblack", planarconfig="separate", compression=compression)
-    check(path, stack, "CHW")
+    assert_read_as(path, stack, "CHW")
     samples = np.ascontiguousarray(stack.transpose(1, 2, 0))
     tifffile.imwrite(path, samples, photometric="minisblack", planarconfig="contig", compression=compression)
-    check(path, samples, "HWC")
+    assert_read_as(path, samples, "HWC")
 
 
 def test_tiff_of_three_8_bit_samples_is_colors_or_a_stack(tmp_path):
     path = tmp_path / "a.tif"
     values = RNG.integers(0, 256, (6, 9, 3)).astype(np.uint8)
     tifffile.imwrite(path, values, photometric="rgb")
-    check(path, values, "colors")
-    check(path, values, "HWC", stack=True)
+    assert_read_as(path, values, "colors")
+    assert_read_as(path, values, "HWC", stack=True)
 
 
 @pytest.mark.parametrize("values", [LABELS, LABELS.astype(np.uint16), LABELS.astype(np.int32), STACK[0]])
 def test_plain_tiff(tmp_path, values):
     tifffile.imwrite(tmp_path / "a.tif", values)
-    check(tmp_path / "a.tif", values, "HW")
+    assert_read_as(tmp_path / "a.tif", values, "HW")
 
 
 def test_compression_that_only_pillow_knows(tmp_path):
     Image.fromarray(LABELS).save(tmp_path / "a.tif", compression="tiff_lzw")
-    check(tmp_path / "a.tif", LABELS, "HW")
+    assert_read_as(tmp_path / "a.tif", LABELS, "HW")
 
 
-def refused(path, match, **options):
+def assert_refused(path, match, **options):
     with pytest.raises(SegfocusError, match=match) as caught:
         read_array(path, **options)
     assert path.name in str(caught.value)
@@ -125,14 +125,14 @@ def problem_of(path):
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.tif", "a.png"])
 def test_damaged_files(tmp_path, name):
     path = tmp_path / name
-    refused(path, "no such file")
+    assert_refused(path, "no such file")
     path.mkdir()
-    refused(path, "a folder")
+    assert_refused(path, "a folder")
     path.rmdir()
     path.write_bytes(b"")
-    refused(path, "0 bytes")
+    assert_refused(path, "0 bytes")
     path.write_text("no array at all, whatever its name says")
-    refused(path, "expected")
+    assert_refused(path, "expected")
     {
         "a.npy": lambda: np.save(path, STACK),
         "a.npz": lambda: np.savez_compressed(path, STACK),
@@ -154,34 +154,34 @@ def test_damage_inside_a_compressed_file(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    refused(path, "expected a complete NumPy file")
+    assert_refused(path, "expected a complete NumPy file")
 
 
 def test_arrays_that_are_no_picture(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.asarray([["a", "b"]]))
-    refused(path, "expected numbers")
+    assert_refused(path, "expected numbers")
     np.save(path, np.zeros((2, 2), complex))
-    refused(path, "expected numbers")
+    assert_refused(path, "expected numbers")
     np.save(path, np.asarray([{}, 1], object), allow_pickle=True)
-    refused(path, "expected a complete NumPy file")
+    assert_refused(path, "expected a complete NumPy file")
     for shape in ((4,), (0, 4), (2, 3, 4, 5)):
         np.save(path, np.zeros(shape))
-        refused(path, r"expected an array \[height, width\]")
+        assert_refused(path, r"expected an array \[height, width\]")
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    refused(tmp_path / "a.npz", "expected")
+    assert_refused(tmp_path / "a.npz", "expected")
     with zipfile.ZipFile(tmp_path / "a.npz", "w"):
         pass
-    refused(tmp_path / "a.npz", "got none")
+    assert_refused(tmp_path / "a.npz", "got none")
 
 
 def test_larger_pictures_are_refused(tmp_path):
     Image.fromarray(LABELS).save(tmp_path / "a.png")
-    refused(tmp_path / "a.png", "expected at most 50 pixels", max_pixels=50)
+    assert_refused(tmp_path / "a.png", "expected at most 50 pixels", max_pixels=50)
 
 
 def test_without_tifffile(tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "a.tif", STACK)
     monkeypatch.setitem(sys.modules, "tifffile", None)
-    refused(tmp_path / "a.tif", "pip install tifffile")
+    assert_refused(tmp_path / "a.tif", "pip install tifffile")

@@ -95,7 +95,7 @@ def test_names_that_do_not_match(tmp_path, label, guess, advice):
         match_files(labels(truth), [predictions(other)], allow_missing=True)
 
 
-def refused(source, match):
+def assert_refused(source, match):
     with pytest.raises(SegfocusError, match=match) as caught:
         named_files(source)
     assert str(source.folder) in str(caught.value)
@@ -103,14 +103,16 @@ def refused(source, match):
 
 
 def test_folders_that_are_none_or_empty(tmp_path):
-    refused(predictions(tmp_path / "none"), "--predictions .*: expected a folder, got nothing there")
-    refused(predictions(make(tmp_path, "file.png") / "file.png"), "got a file")
+    assert_refused(predictions(tmp_path / "none"), "--predictions .*: expected a folder, got nothing there")
+    assert_refused(predictions(make(tmp_path, "file.png") / "file.png"), "got a file")
     (tmp_path / "empty").mkdir()
-    refused(predictions(tmp_path / "empty"), r"expected files \(\.npz, \.png\), got an empty folder")
-    refused(predictions(make(tmp_path / "text", "a.txt", "b.csv")), "got 2 other files such as a.txt")
-    refused(predictions(make(tmp_path / "lossy", "a.jpg")), "try PNG: JPEG changes values")
+    assert_refused(predictions(tmp_path / "empty"), r"expected files \(\.npz, \.png\), got an empty folder")
+    assert_refused(predictions(make(tmp_path / "text", "a.txt", "b.csv")), "got 2 other files such as a.txt")
+    assert_refused(predictions(make(tmp_path / "lossy", "a.jpg")), "try PNG: JPEG changes values")
 
 
 def test_two_files_with_one_name_and_an_ending_that_none_has(tmp_path):
-    refused(predictions(make(tmp_path / "a", "x.png", "x.npz")), r"one file called 'x', got x\.npz and x\.png")
-    refused(predictions(tmp_path / "a", "_pred"), "expected names that end in '_pred' in .*, got 2 files such as 'x'")
+    assert_refused(predictions(make(tmp_path / "a", "x.png", "x.npz")), r"one file called 'x', got x\.npz and x\.png")
+    assert_refused(
+        predictions(tmp_path / "a", "_pred"), "expected names that end in '_pred' in .*, got 2 files such as 'x'"
+    )

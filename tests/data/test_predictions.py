@@ -49,7 +49,7 @@ def save(path, values, **options):
     return path
 
 
-def refused(path, match, classes=FIVE, size=SIZE, **options):
+def assert_refused(path, match, classes=FIVE, size=SIZE, **options):
     with pytest.raises(SegfocusError, match=match) as caught:
         PredictionReader(classes, **options).read(path, size)
     assert str(path) in str(caught.value)
@@ -93,10 +93,10 @@ class TestLabels:
     def test_floats_where_asked(self, tmp_path):
         path = save(tmp_path / "a.npy", LABELS.astype(np.float32))
         np.testing.assert_array_equal(PredictionReader(FIVE, kind="labels").read(path, SIZE).labels, LABELS)
-        refused(path, r"got one value a pixel \[6, 9\]; try --prediction-kind labels")
+        assert_refused(path, r"got one value a pixel \[6, 9\]; try --prediction-kind labels")
         for bad in (0.5, np.nan):
             save(path, np.full(SIZE, bad))
-            refused(path, "got fractions or NaN; try --prediction-kind probabilities", kind="labels")
+            assert_refused(path, "got fractions or NaN; try --prediction-kind probabilities", kind="labels")
 
     def test_raw_values_with_gaps(self, tmp_path):
         labels = RNG.integers(0, 3, SIZE).astype(np.uint8)
@@ -107,7 +107,7 @@ class TestLabels:
             np.testing.assert_array_equal(PredictionReader(GAPS, ids="raw").read(path, SIZE).labels, labels)
             raw[1, 1] = 99
             save(path, raw)
-            refused(path, "got the value 99", GAPS, ids="raw")
+            assert_refused(path, "got the value 99", GAPS, ids="raw")
 
     def test_colors_are_raw_values(self, tmp_path):
         colors = [[255, 0, 0], [0, 255, 0], [9, 9, 9]]
@@ -122,17 +122,17 @@ class TestLabels:
             found = PredictionReader(classes, ids="raw").read(tmp_path / name, SIZE)
             np.testing.assert_array_equal(found.labels, labels)
         np.testing.assert_array_equal(PredictionReader(classes).read(tmp_path / "palette.png", SIZE).labels, labels)
-        refused(tmp_path / "rgb.png", "try --prediction-ids raw for colours", classes)
+        assert_refused(tmp_path / "rgb.png", "try --prediction-ids raw for colours", classes)
 
     def test_values_outside_8_bits_are_refused_and_others_kept(self, tmp_path):
         path = save(tmp_path / "a.npy", np.full(SIZE, 77, np.int16))
         assert (PredictionReader(FIVE).read(path, SIZE).labels == 77).all()
         for value in (-1, 300):
             save(path, np.full(SIZE, value, np.int16))
-            refused(path, rf"expected train ids below 5 or 255, got values from {value}")
+            assert_refused(path, rf"expected train ids below 5 or 255, got values from {value}")
 
     def test_probabilities_where_labels_are_expected(self, tmp_path):
-        refused(save(tmp_path / "a.npy", PROBABILITIES), "expected labels, one value a pixel", kind="labels")
+        assert_refused(save(tmp_path / "a.npy", PROBABILITIES), "expected labels, one value a pixel", kind="labels")
 
 
 class TestProbabilities:
@@ -197,7 +197,7 @@ class TestProbabilities:
 
     def test_16_bit_zeros_and_ones_may_be_either(self, tmp_path):
         path = save(tmp_path / "a.png", (FOREGROUND > 0.5).astype(np.uint16))
-        refused(path, "which may be labels; try --prediction-kind labels", TWO)
+        assert_refused(path, "which may be labels; try --prediction-kind labels", TWO)
         found = PredictionReader(TWO, kind="labels").read(path, SIZE)
         np.testing.assert_array_equal(found.labels, FOREGROUND > 0.5)
         assert not PredictionReader(TWO, kind="probabilities").read(path, SIZE).labels.any()
@@ -230,13 +230,13 @@ class TestProbabilities:
         assert (found.probabilities == np.float32([0.25, 0.75])[:, None, None]).all()
         values[9, 0, 0], values[3, 0, 0] = 0.25, 0
         save(path, values)
-        refused(path, r"channels of probabilities \(in raw order\).*got the value 9", few, ids="raw")
+        assert_refused(path, r"channels of probabilities \(in raw order\).*got the value 9", few, ids="raw")
 
     def test_raw_channels_that_do_not_fit(self, tmp_path):
         path = save(tmp_path / "a.npy", soft(3))
-        refused(path, "expected probabilities of the raw values 0 to 17 or more", GAPS, ids="raw")
+        assert_refused(path, "expected probabilities of the raw values 0 to 17 or more", GAPS, ids="raw")
         save(path, soft(22))
-        refused(path, r"channels of probabilities \(in raw order\).*got the values 19, 20, 21", GAPS, ids="raw")
+        assert_refused(path, r"channels of probabilities \(in raw order\).*got the values 19, 20, 21", GAPS, ids="raw")
         colors = Classes.from_dict({"classes": {0: "a", 1: {"name": "b", "raw": [[1, 2, 3]]}}})
         with pytest.raises(SegfocusError, match=r"got colours in the classes file; try --prediction-ids train"):
             PredictionReader(colors, ids="raw").read(path, SIZE)
@@ -263,31 +263,33 @@ class TestRefused:
     def test_not_finite(self, tmp_path, bad):
         values = PROBABILITIES.copy()
         values[3, 2, 1] = bad
-        refused(save(tmp_path / "a.npy", values), "NaN or infinity 1 times, first in channel 3 at row 2, column 1")
+        assert_refused(
+            save(tmp_path / "a.npy", values), "NaN or infinity 1 times, first in channel 3 at row 2, column 1"
+        )
 
     def test_logits(self, tmp_path):
-        refused(save(tmp_path / "a.npy", 8 * PROBABILITIES - 4), r"in \[0, 1\], got -.*these may be logits")
-        refused(save(tmp_path / "a.npy", np.rint(PROBABILITIES * 255)), r"try 8-bit integers, or values / 255")
-        refused(save(tmp_path / "a.npy", np.full((5, *SIZE), 1e300)), r"infinity")
+        assert_refused(save(tmp_path / "a.npy", 8 * PROBABILITIES - 4), r"in \[0, 1\], got -.*these may be logits")
+        assert_refused(save(tmp_path / "a.npy", np.rint(PROBABILITIES * 255)), r"try 8-bit integers, or values / 255")
+        assert_refused(save(tmp_path / "a.npy", np.full((5, *SIZE), 1e300)), r"infinity")
 
     def test_sums_far_from_one(self, tmp_path):
-        refused(save(tmp_path / "a.npy", np.full((5, *SIZE), 0.9)), r"sum to 1 .* got 4\.500 .*try softmax")
+        assert_refused(save(tmp_path / "a.npy", np.full((5, *SIZE), 0.9)), r"sum to 1 .* got 4\.500 .*try softmax")
         values = PROBABILITIES.copy()
         values[:, 4, 5] *= 0.5
-        refused(save(tmp_path / "a.npy", values), r"got 0\.500 at row 4, column 5 \(1\.9% of all pixels")
-        refused(save(tmp_path / "a.npy", np.full((5, *SIZE), 60, np.uint8)), r"got 1\.176")
+        assert_refused(save(tmp_path / "a.npy", values), r"got 0\.500 at row 4, column 5 \(1\.9% of all pixels")
+        assert_refused(save(tmp_path / "a.npy", np.full((5, *SIZE), 60, np.uint8)), r"got 1\.176")
 
     def test_channels_that_are_not_the_classes(self, tmp_path):
-        refused(save(tmp_path / "a.npy", soft(7)), r"of 5 classes .* got an array \[7, 6, 9\]")
-        refused(save(tmp_path / "a.npz", LABELS), r"of 5 classes, got one value a pixel")
-        refused(save(tmp_path / "a.tif", soft(7)), r"of 5 classes")
+        assert_refused(save(tmp_path / "a.npy", soft(7)), r"of 5 classes .* got an array \[7, 6, 9\]")
+        assert_refused(save(tmp_path / "a.npz", LABELS), r"of 5 classes, got one value a pixel")
+        assert_refused(save(tmp_path / "a.tif", soft(7)), r"of 5 classes")
 
     def test_types_that_are_no_probabilities(self, tmp_path):
-        refused(
+        assert_refused(
             save(tmp_path / "a.npy", np.zeros((5, *SIZE), np.int64)), "as floats, 8-bit or 16-bit values, got int64"
         )
         path = save(tmp_path / "a.png", RNG.integers(0, 256, (*SIZE, 3)).astype(np.uint8))
-        refused(path, "got a colour picture", kind="probabilities")
+        assert_refused(path, "got a colour picture", kind="probabilities")
 
     @pytest.mark.parametrize("option", ["ids", "kind", "resize"])
     def test_options(self, option):
@@ -298,9 +300,9 @@ class TestRefused:
 class TestSize:
     def test_another_size_is_refused(self, tmp_path):
         for path in (save(tmp_path / "a.png", LABELS), save(tmp_path / "a.npy", PROBABILITIES)):
-            refused(path, "expected the label's size 12x18, got 6x9; try --resize nearest", size=(12, 18))
-            refused(path, "height and width look swapped", size=(9, 6))
-            refused(path, "height and width look swapped", size=(9, 6), resize="nearest")
+            assert_refused(path, "expected the label's size 12x18, got 6x9; try --resize nearest", size=(12, 18))
+            assert_refused(path, "height and width look swapped", size=(9, 6))
+            assert_refused(path, "height and width look swapped", size=(9, 6), resize="nearest")
 
     def test_nearest(self, tmp_path):
         reader = PredictionReader(FIVE, resize="nearest")
@@ -321,7 +323,7 @@ class TestSize:
         expected = 0.75 * blended[:, :-1] + 0.25 * blended[:, 1:]
         np.testing.assert_allclose(found.probabilities[:, 1:-1:2, 1:-1:2], expected, atol=1e-6)
         np.testing.assert_array_equal(found.labels, found.probabilities.argmax(0))
-        refused(save(tmp_path / "a.png", LABELS), "got labels; try nearest", size=(12, 18), resize="bilinear")
+        assert_refused(save(tmp_path / "a.png", LABELS), "got labels; try nearest", size=(12, 18), resize="bilinear")
 
 
 def test_values_that_are_no_class_count_only_where_the_truth_is_labelled(tmp_path):

@@ -17,6 +17,7 @@ from segfocus.metrics.ceilings import (
     perfect_regions,
     wrong_per_region,
 )
+from segfocus.metrics.regions import components
 from tests.metrics import slow_twins
 
 SIDES = (None, 64, 32, 16)
@@ -162,7 +163,7 @@ def test_every_true_region_votes(seed):
                 before, after = (prediction[region] == train_id).sum(), region.sum() * (elected == train_id)
                 if after > before:
                     where_right[region] = elected
-        voted, helped = one_vote_per_region(target, prediction, 4)
+        voted, helped = one_vote_per_region(components(target)[0], target, prediction, 4)
         np.testing.assert_array_equal(voted, everywhere, err_msg=name)
         np.testing.assert_array_equal(helped, where_right, err_msg=name)
 
@@ -243,7 +244,7 @@ def test_the_inputs_stay_as_they_were():
     perfect_regions(target, prediction, wrong_per_region(target, prediction), (50,))
     entropy_per_region(probabilities)
     borrow_nearby(target, prediction, 4, (0, 2))
-    one_vote_per_region(target, prediction, 4)
+    one_vote_per_region(components(target)[0], target, prediction, 4)
     best_bias_per_patch(target, prediction, probabilities, SIDES)
     for values, copy in zip((target, prediction, probabilities), before, strict=True):
         np.testing.assert_array_equal(values, copy)

@@ -9,6 +9,7 @@ from segfocus.metrics.ceilings import one_vote_per_region
 from segfocus.metrics.comparison import Comparison
 from segfocus.metrics.confusion import mean_of_present, ratio, scores_from_confusion
 from segfocus.metrics.headroom import BASE, FORNET, ROWS, Headroom, predictions_at_best
+from segfocus.metrics.regions import components
 from tests.metrics import slow_twins
 from tests.metrics.test_ceilings import probabilities_of
 
@@ -122,7 +123,7 @@ def test_the_vote_can_lose_what_was_right():
     prediction = target.copy()
     prediction[:, 0] = 1  # a few of the first region
     prediction[:3, 8:] = 0  # most of the second
-    voted, helped = one_vote_per_region(target, prediction, 2)
+    voted, helped = one_vote_per_region(components(target)[0], target, prediction, 2)
     assert (voted == 0).all()
     assert (helped[:, :8] == 0).all()
     np.testing.assert_array_equal(helped[:, 8:], prediction[:, 8:])

@@ -55,7 +55,7 @@ def blobs(seed, height, width, num_classes, cell=9):
     return target, prediction
 
 
-def check(target, prediction, num_classes):
+def assert_equals_slow_twins(target, prediction, num_classes):
     names = [str(index) for index in range(num_classes)]
     tally = MeanBoundaryAccuracy(num_classes)
     tally.update(target, prediction)
@@ -70,18 +70,18 @@ def check(target, prediction, num_classes):
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_opencv_class_by_class(seed):
     for _, target, prediction in slow_twins.scenes(seed):
-        check(target, prediction, 4)
+        assert_equals_slow_twins(target, prediction, 4)
 
 
 @pytest.mark.parametrize("shape", [(1500, 90), (90, 1500), (129, 700), (1800, 2), (3, 1200)])
 def test_several_radii_and_slabs(shape):
-    check(*blobs(1, *shape, 5), 5)
+    assert_equals_slow_twins(*blobs(1, *shape, 5), 5)
 
 
 @pytest.mark.parametrize("num_classes", [2, 7, 8, 15, 16, 31, 32, 63, 64, 150, 254])
 def test_any_number_of_classes(num_classes):
     target, prediction = blobs(num_classes, 200, 500, num_classes, cell=10)
-    check(target, prediction, num_classes)
+    assert_equals_slow_twins(target, prediction, num_classes)
 
 
 def test_radii():

@@ -92,7 +92,7 @@ def test_the_numpy_core_does_not_import_torch():
         "import sys, segfocus.metrics as m; m.confusion_matrix; m.boundary_counts; m.Counts; "
         "sys.exit('torch' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_public_names():

@@ -115,4 +115,4 @@ def test_importing_the_report_loads_neither_torch_nor_matplotlib():
         "import sys, segfocus.report, segfocus.report.charts\n"
         "assert not {'torch', 'matplotlib', 'jinja2', 'scipy', 'skimage'} & set(sys.modules), sorted(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -47,7 +47,7 @@ def without(index):
     return [other for other in ALL if other != index]
 
 
-def check(scores, indices=ALL, guess=guess_of):
+def assert_scores(scores, indices=ALL, guess=guess_of):
     expected = slow_scores([(truth_of(index), guess(index)) for index in indices])
     np.testing.assert_allclose(list(scores["per_class"].values()), expected["iou"], rtol=1e-12)
     np.testing.assert_allclose(scores["miou"], np.mean(expected["iou"]), rtol=1e-12)
@@ -78,7 +78,7 @@ def other_predictions(tmp_path, kind, name="other"):
 
 def test_labels(folders):
     scores, pictures, failures = measure(folders)
-    check(scores)
+    assert_scores(scores)
     assert failures == []
     assert scores["missing"] == []
     assert pictures.seen == len(NAMES)
@@ -88,7 +88,7 @@ def test_labels(folders):
 def test_ways_of_storing_them(folders, tmp_path, kind, caplog):
     folder, reader = other_predictions(tmp_path, kind)
     with caplog.at_level(logging.INFO, "segfocus"):
-        check(measure(Folders(folder, folders.labels), reader=reader)[0])
+        assert_scores(measure(Folders(folder, folders.labels), reader=reader)[0])
     said = [message for message in caplog.messages if message.startswith("--predictions: read as")]
     assert len(said) == 1
     assert ("labels" if kind == "raw labels" else "probabilities") in said[0]
@@ -97,7 +97,7 @@ def test_ways_of_storing_them(folders, tmp_path, kind, caplog):
 def test_every_score_of_probabilities(folders, tmp_path):
     folder, reader = other_predictions(tmp_path, "npy")
     scores, *_ = measure(Folders(folder, folders.labels), "all", reader)
-    check(scores)
+    assert_scores(scores)
     assert set(scores["left_out"]) == {"instances", "binary"}
     soft = np.concatenate([probabilities_of(i)[:, truth_of(i) != 255] for i in ALL], 1)
     truth = np.concatenate([truth_of(i)[truth_of(i) != 255] for i in ALL])
@@ -122,9 +122,9 @@ def test_baseline_and_refiners(folders, tmp_path):
         measured={"crf": tmp_path / "refined", "same": folders.predictions},
     )
     scores, *_ = measure(more, ["intervals", "headroom"])
-    check(scores)
+    assert_scores(scores)
     before = scores["baseline"]
-    check(before["scores"], guess=lambda index: guess_of(index, 0.5))
+    assert_scores(before["scores"], guess=lambda index: guess_of(index, 0.5))
     assert "headroom" not in before["scores"]
     assert before["title"] == f"{tmp_path.name}/before"
     change = before["difference"]["miou"]
@@ -203,7 +203,7 @@ def test_pictures_are_only_shown(folders, tmp_path):
         save(tmp_path / "images" / f"{name}.png", np.full((48, 64, 3), index, np.uint8))  # of another size
     (tmp_path / "images" / f"{NAMES[2]}.png").write_bytes(b"broken")
     scores, pictures, failures = measure(Folders(folders.predictions, folders.labels, images=tmp_path / "images"))
-    check(scores)
+    assert_scores(scores)
     assert len(pictures.cards()) == len(NAMES)
     assert len(failures) == 1
     assert "c.d.png" in failures[0]
@@ -215,7 +215,7 @@ class TestBadFiles:
         bad = folders.predictions / f"{NAMES[1]}.png"
         bad.write_bytes(bad.read_bytes()[:50])
         scores, _, failures = measure(folders, "all")
-        check(scores, without(1))
+        assert_scores(scores, without(1))
         assert len(failures) == 1
         assert str(bad) in failures[0]
         assert "\n" not in failures[0]
@@ -223,7 +223,7 @@ class TestBadFiles:
     def test_the_first_file_may_be_the_bad_one(self, folders):
         (folders.labels / f"{NAMES[0]}.png").write_bytes(b"")
         scores, _, failures = measure(folders)
-        check(scores, without(0))
+        assert_scores(scores, without(0))
         assert "0 bytes" in failures[0]
 
     @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ class TestBadFiles:
     def test_labels_that_do_not_fit(self, folders, values, match):
         path = save(folders.predictions / f"{NAMES[4]}.png", values)
         scores, _, failures = measure(folders)
-        check(scores, without(4))
+        assert_scores(scores, without(4))
         assert len(failures) == 1
         assert str(path) in failures[0]
         assert match in failures[0]
@@ -255,7 +255,7 @@ class TestBadFiles:
         folder, reader = other_predictions(tmp_path, "npz float16")
         path = save(folder / f"{NAMES[0]}.npz", change(probabilities_of(0)))
         scores, _, failures = measure(Folders(folder, folders.labels), reader=reader)
-        check(scores, without(0))
+        assert_scores(scores, without(0))
         assert len(failures) == 1
         assert str(path) in failures[0]
         assert match in failures[0]
@@ -265,14 +265,14 @@ class TestBadFiles:
             save(tmp_path / "before" / f"{name}.png", guess_of(index, 0.5))
         (tmp_path / "before" / f"{NAMES[3]}.png").write_bytes(b"")
         scores, *_ = measure(Folders(folders.predictions, folders.labels, baseline=tmp_path / "before"))
-        check(scores, without(3))
-        check(scores["baseline"]["scores"], without(3), lambda index: guess_of(index, 0.5))
+        assert_scores(scores, without(3))
+        assert_scores(scores["baseline"]["scores"], without(3), lambda index: guess_of(index, 0.5))
 
     def test_labels_among_probabilities(self, folders, tmp_path):
         folder, reader = other_predictions(tmp_path, "npy")
         save(folder / f"{NAMES[4]}.npy", guess_of(4))
         scores, _, failures = measure(Folders(folder, folders.labels), "all", reader)
-        check(scores, without(4))
+        assert_scores(scores, without(4))
         assert "f: --predictions: expected probabilities like the files before, got labels" in failures[0]
 
     def test_instances_that_do_not_fit(self, folders, tmp_path):
@@ -282,7 +282,7 @@ class TestBadFiles:
         scores, _, failures = measure(
             Folders(folders.predictions, folders.labels, instances=tmp_path / "instances"), ["instances"]
         )
-        check(scores, without(2))
+        assert_scores(scores, without(2))
         assert str(bad) in failures[0]
 
     def test_nothing_can_be_measured(self, folders):
@@ -310,7 +310,7 @@ class TestBadFiles:
         with pytest.raises(SegfocusError, match=r"for each of 6 labels, got none for 1: c\.d; try --allow-missing"):
             measure(folders)
         scores, _, failures = measure(folders, allow_missing=True)
-        check(scores, without(2))
+        assert_scores(scores, without(2))
         assert scores["missing"] == ["c.d"]
         assert failures == []
 
@@ -332,7 +332,7 @@ def test_titles_of_baselines_that_end_alike_differ(folders, tmp_path):
 def test_resize(folders):
     for index, name in enumerate(NAMES):
         save(folders.predictions / f"{name}.png", guess_of(index).repeat(2, 0).repeat(2, 1))
-    check(measure(folders, reader=PredictionReader(CLASSES, resize="nearest"))[0])
+    assert_scores(measure(folders, reader=PredictionReader(CLASSES, resize="nearest"))[0])
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segfocus.data.pictures import PICTURE_EXTENSIONS
+from segfocus.data.pictures import PICTURE_EXTENSIONS, list_files
 from segfocus.errors import SegfocusError
 
 _log = logging.getLogger("segfocus")
@@ -96,7 +96,7 @@ def named_files(source: Source) -> dict[str, Path]:
     if not folder.is_dir():
         got = "a file" if folder.exists() else "nothing there"
         raise SegfocusError(f"{source.option} {folder}: expected a folder, got {got}; try its full path")
-    paths = [path for path in _below(folder) if path.suffix.lower() in source.extensions]
+    paths = list_files(folder, source.extensions)
     if not paths:
         raise _empty(source)
     names: dict[str, Path] = {}
@@ -146,14 +146,8 @@ def _shared_start(first: str, second: str) -> str:
     return first[: min(len(first), len(second)) if different is None else different].rstrip("_-. ")
 
 
-def _below(folder: Path) -> list[Path]:
-    """Files that are not hidden, sorted."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(folder / path for path in found if not any(part.startswith(".") for part in path.parts))
-
-
 def _empty(source: Source) -> SegfocusError:
-    others = _below(source.folder)
+    others = list_files(source.folder)
     got = f"{len(others)} other files such as {others[0].name}" if others else "an empty folder"
     lossy = any(path.suffix.lower() in (".jpg", ".jpeg") for path in others)
     advice = "PNG: JPEG changes values" if lossy else "the folder above or below"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import cv2
@@ -114,8 +114,15 @@ def list_pictures(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         got = "a file" if folder.exists() else "nothing there"
         raise SegfocusError(f"{folder}: expected a folder of pictures, got {got}; try its full path")
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_EXTENSIONS and path.is_file()]
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return list_files(folder, PICTURE_EXTENSIONS)
+
+
+def list_files(folder: Path, extensions: Collection[str] | None = None) -> list[Path]:
+    """All files below a folder, or those whose names end so (lower case, with the dot), sorted; hidden files and
+    folders are left out."""
+    found = (path for path in folder.rglob("*") if extensions is None or path.suffix.lower() in extensions)
+    shown = (path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return sorted(path for path in shown if path.is_file())
 
 
 @contextlib.contextmanager

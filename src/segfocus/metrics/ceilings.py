@@ -20,7 +20,6 @@ from jaxtyping import Float, Float32, Float64, Int32, Real, Shaped, UInt8
 
 from segfocus.errors import SegfocusError
 from segfocus.metrics.confusion import VOID
-from segfocus.metrics.regions import components
 
 REGION = 16
 """px; the side of FoR-Net's regions, and of the cells that patches are made of"""
@@ -158,19 +157,22 @@ def _join(bits: UInt8[np.ndarray, "height width"], step: int) -> UInt8[np.ndarra
 
 
 def one_vote_per_region(
-    target: np.ndarray, prediction: np.ndarray, num_classes: int
+    numbered: Int32[np.ndarray, "height width"], target: np.ndarray, prediction: np.ndarray, num_classes: int
 ) -> tuple[UInt8[np.ndarray, "height width"], UInt8[np.ndarray, "height width"]]:
     """Every true region (8-connected component of one class) votes, and all its pixels take the class that most of
     them are predicted as; of equally many the smallest train id.
+
+    Args:
+        numbered: number of each pixel's component in the truth, 0 for void: `segfocus.metrics.regions.components`.
 
     Returns:
         The prediction after all votes, and the one after those votes only that elect the true class: every other
         region keeps its own prediction, so that this has at least as many right pixels as both.
     """
-    numbered, sizes, _ = components(target)
-    most, elected = np.zeros(sizes.shape, np.int64), np.zeros(sizes.shape, np.uint8)
+    count = int(numbered.max()) + 1
+    most, elected = np.zeros(count, np.int64), np.zeros(count, np.uint8)
     for train_id in range(num_classes):
-        votes = np.bincount(numbered[prediction == train_id], minlength=sizes.size)
+        votes = np.bincount(numbered[prediction == train_id], minlength=count)
         more = votes > most
         most[more], elected[more] = votes[more], train_id
     elected[0] = VOID

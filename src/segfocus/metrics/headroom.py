@@ -124,7 +124,7 @@ def predictions_at_best(comparison: Comparison) -> Iterator[tuple[Row, UInt8[np.
     for name, ranking in _rankings(comparison):
         yield from zip(FORNET[name], perfect_regions(target, prediction, ranking, PERCENTS), strict=True)
     yield from zip(OVENET, borrow_nearby(target, prediction, num_classes, RADII), strict=True)
-    yield from zip(RANET, one_vote_per_region(target, prediction, num_classes), strict=True)
+    yield from zip(RANET, one_vote_per_region(comparison.components[0], target, prediction, num_classes), strict=True)
     if comparison.has_probabilities:
         patched = best_bias_per_patch(target, prediction, comparison.probabilities, SIDES)
         yield from zip(THRESHNET, patched, strict=True)
