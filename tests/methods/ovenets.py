@@ -7,6 +7,7 @@ from segfocus.backbone import LiteBackbone, build_backbone
 from segfocus.methods.base import Base, BaseMaps
 from segfocus.methods.bases import FoRNetBase
 from segfocus.methods.fornet import FoRNet
+from segfocus.methods.hrnet import HRNet
 from segfocus.methods.light import LightBase
 from segfocus.methods.ovenet import OVeNet
 from segfocus.ops.resample import pad_to_multiple
@@ -23,6 +24,11 @@ def build_light(classes: int) -> OVeNet:
 
 def build_fornet(classes: int) -> OVeNet:
     return OVeNet(FoRNetBase(FoRNet(LiteBackbone(), classes)), classes, trunk="convs", bound="radial", iterations=1)
+
+
+def build_hrnet(classes: int) -> OVeNet:
+    """As the paper has it: a second path from stage 4 on."""
+    return OVeNet(HRNet("hrnet_w18_small", classes, pretrained=False), classes, trunk="stage4")
 
 
 def build_borrowing(classes: int) -> OVeNet:

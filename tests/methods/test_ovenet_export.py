@@ -45,7 +45,7 @@ def test_the_head_on_a_lite_network_is_light():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("builder", ["build_light", "build_every_other_choice"])
+@pytest.mark.parametrize("builder", ["build_light", "build_every_other_choice", "build_hrnet"])
 def test_onnx_gives_the_same_labels_at_two_sizes(builder, tmp_path):
     """In a process of its own: the exporter does not trace through the shape checks of the test suite."""
     script = textwrap.dedent(
