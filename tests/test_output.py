@@ -43,3 +43,13 @@ def test_is_frozen_and_survives_flattening():
     assert torch.equal(again.aux_logits["base"], output.aux_logits["base"])
     doubled = _pytree.tree_map(lambda leaf: leaf * 2, output)
     torch.testing.assert_close(doubled.logits, output.logits * 2)
+
+
+def test_regions_and_representatives_lie_on_one_grid_and_survive_flattening():
+    regions, mask = torch.arange(12).view(1, 3, 4), torch.rand(1, 3, 4) > 0.5
+    output = Output(torch.rand(1, 3, 24, 32), regions=regions, representatives=mask)
+    again = _pytree.tree_unflatten(*_pytree.tree_flatten(output))
+    assert torch.equal(again.representatives, mask)
+    assert torch.equal(again.regions, regions)
+    with pytest.raises(Exception, match="representatives"):
+        Output(torch.rand(1, 3, 24, 32), regions=regions, representatives=mask[:, 1:])

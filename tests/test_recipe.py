@@ -112,7 +112,14 @@ def test_networks_of_papers_have_their_parameters(name, parameters):
     assert (found["num_classes"], found["parameters"]) == (19, parameters)
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_names() if load_recipe(name).data.name in WITHOUT_READER])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in recipe_names()
+        if load_recipe(name).data.name in WITHOUT_READER and not name.startswith("ranet")  # see test_ranet.py
+    ],
+)
 def test_recipes_of_papers_keep_their_numbers(name):
     """Fact sheet of OVeNet, section 3; W48 alone: batch 12, the confidence loss of two pictures a GPU."""
     recipe = load_recipe(name)

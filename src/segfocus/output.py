@@ -33,9 +33,13 @@ class Output:
     confidence: Float[Tensor, "batch 1 offset_height offset_width"] | None = None
     """trust in the seed pixel's prediction, in [0, 1]"""
     regions: Int[Tensor, "batch region_height region_width"] | None = None
-    """region number of each cell"""
+    """region number of each cell, from 0 up in each picture"""
+    representatives: Bool[Tensor, "batch region_height region_width"] | None = None
+    """cells that speak for their region, on the grid of `regions`"""
     aux_logits: dict[str, Float[Tensor, "batch _ _ _"]] = field(default_factory=dict)
-    """further predictions with a loss or a score of their own, at their native stride, by name"""
+    """further predictions with a loss or a score of their own, at their native stride, by name; "initial" (before
+    anything was borrowed, on the grid of `offsets`) and "coarse" (before context came in, on that of `regions`) are
+    what the final prediction is compared with"""
 
     def probabilities(self) -> Float[Tensor, "batch classes height width"]:
         """Class probabilities in [0, 1] that sum to 1 over classes, float32; a binary task gives two classes."""

@@ -10,7 +10,7 @@ from segfocus.recipe import DataConfig
 
 def test_every_set_has_its_classes():
     counts = {name: load_classes(name).num_classes for name in known_classes()}
-    assert counts == {"ade20k": 150, "camvid": 11, "cityscapes": 19}
+    assert counts == {"ade20k": 150, "camvid": 11, "cityscapes": 19, "coco_stuff": 171, "pascal_context": 60}
 
 
 def test_cityscapes_is_the_official_table():
@@ -32,6 +32,22 @@ def test_ade20k_leaves_out_other_and_shifts_nothing():
     assert classes.ignore == (0,)
     assert classes.raw == tuple((value,) for value in range(1, 151))
     assert (classes.names[0], classes.names[12], classes.names[149]) == ("wall", "person", "flag")
+
+
+def test_coco_stuff_is_numbered_as_published():
+    classes = load_classes("coco_stuff")
+    absent = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
+    assert [raw for (raw,) in classes.raw] == [raw for raw in range(1, 183) if raw not in absent]
+    known = {1: "person", 13: "stop sign", 44: "bottle", 90: "toothbrush", 92: "banner", 124: "grass", 182: "wood"}
+    assert {raw: classes.names[classes.raw.index((raw,))] for raw in known} == known
+    assert 0 in classes.ignore
+
+
+def test_pascal_context_has_59_categories_and_background():
+    classes = load_classes("pascal_context")
+    assert classes.raw == tuple((value,) for value in range(60))
+    assert classes.names[0] == "background"
+    assert list(classes.names[1:]) == sorted(classes.names[1:])
 
 
 def test_a_file_does_as_well_and_a_wrong_name_offers_the_nearest(tmp_path):

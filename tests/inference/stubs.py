@@ -41,6 +41,33 @@ def by_brightness(red, num_classes: int = 3):
     return (red.astype(int) * num_classes // 256).clip(0, num_classes - 1).astype("uint8")
 
 
+class Regional(ByBrightness):
+    """ByBrightness, and on cells of 8 px: a coarse prediction, regions of one class, their first cells, boundaries."""
+
+    def forward(self, image):
+        output = super().forward(image)
+        cells = image[:, :, ::8, ::8]
+        coarse = super().forward(cells).logits
+        regions = coarse.argmax(1)
+        representatives = torch.zeros_like(regions, dtype=torch.bool)
+        for mask, numbers in zip(representatives, regions, strict=True):
+            for number in numbers.unique():
+                mask.view(-1)[(numbers.reshape(-1) == number).nonzero()[0]] = True
+        return Output(
+            output.logits,
+            boundary_logits=cells[:, 1:2] * 8 - 4,
+            regions=regions,
+            representatives=representatives,
+            aux_logits={"coarse": coarse},
+        )
+
+    def attention(self, image, row, column):
+        """The cells' red values, twice that of the cell looked from."""
+        found = image[0, 0, ::8, ::8].clone()
+        found[row // 8, column // 8] *= 2
+        return found
+
+
 class Borrower(ByBrightness):
     """ByBrightness on cells of 4 px, each of which then takes the prediction of its right neighbour."""
 

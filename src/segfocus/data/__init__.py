@@ -59,7 +59,7 @@ DATASETS: dict[str, Reader] = {
 }
 
 
-WITHOUT_READER = ("cityscapes", "acdc", "ade20k")
+WITHOUT_READER = ("cityscapes", "acdc", "ade20k", "pascal_context", "coco_stuff")
 """data sets that recipes of papers name, and whose folders nothing here reads yet"""
 
 

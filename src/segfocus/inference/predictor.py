@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -24,6 +24,9 @@ from segfocus.methods.base import Segmenter
 from segfocus.ops.resample import enlarge
 from segfocus.output import Output
 from segfocus.output import probabilities as to_probabilities
+
+FIRST_PREDICTIONS = ("initial", "coarse")
+"""keys of `Output.aux_logits` that hold what a method says before its own idea comes in; the first one there counts"""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,19 @@ class Prediction:
     confidence: Float32[np.ndarray, "offset_rows offset_columns"] | None = None
     """in [0, 1], on the same grid: how much of the borrowed prediction is taken"""
     initial_labels: UInt8[np.ndarray, "height width"] | None = None
-    """train ids before anything was borrowed, made like `labels`; None unless asked for, or where the method has no
-    initial prediction"""
+    """train ids before anything was borrowed or context came in, made like `labels`; None unless asked for, or where
+    the method has no such prediction"""
+    initial_kind: str | None = None
+    """which of `FIRST_PREDICTIONS` the initial labels are; None without them"""
+    regions: Int32[np.ndarray, "region_rows region_columns"] | None = None
+    """region number of each cell, from 0 up, on the method's own grid; None as for `importance`"""
+    representatives: Bool[np.ndarray, "region_rows region_columns"] | None = None
+    """cells that speak for their region, on the same grid"""
+    boundary: Float32[np.ndarray, "boundary_rows boundary_columns"] | None = None
+    """probability in [0, 1] of lying on a class boundary, on the method's own grid; None as for `importance`"""
+    look_from: Callable[[int, int], np.ndarray | None] | None = None
+    """(row, column) of a pixel -> what `Segmenter.attention` tells of it, float32, by another pass through the network;
+    None where the method has none or no single pass saw the picture whole"""
 
 
 class Hints(NamedTuple):
@@ -58,8 +72,15 @@ class Hints(NamedTuple):
     selected: Bool[Tensor, "batch 1 rows columns"] | None = None
     offsets: Float[Tensor, "batch 2 offset_rows offset_columns"] | None = None
     confidence: Float[Tensor, "batch 1 offset_rows offset_columns"] | None = None
+    regions: Int[Tensor, "batch region_rows region_columns"] | None = None
+    representatives: Bool[Tensor, "batch region_rows region_columns"] | None = None
+    boundary: Float[Tensor, "batch 1 boundary_rows boundary_columns"] | None = None
+    whole: bool = False
+    """whether one pass saw the picture whole, as it is"""
     initial: Float[Tensor, "batch classes height width"] | None = None
     """initial probabilities, averaged over windows and views like the final ones"""
+    initial_kind: str | None = None
+    """which of `FIRST_PREDICTIONS` they are"""
 
 
 class Predictor:
@@ -75,13 +96,13 @@ class Predictor:
         device: "auto" (cuda, then mps, then cpu) or any torch device.
         channels_last: memory layout; faster convolutions on CPUs and tensor cores.
         max_pixels: larger picture files are refused.
-        initial: also give `initial_labels` where the method has an initial prediction (`Output.aux_logits["initial"]`);
-            their probabilities take as much memory again.
+        initial: also give `initial_labels` where the method has a first prediction (`Output.aux_logits["initial"]` or
+            `["coarse"]`); their probabilities take as much memory again.
 
-    Probabilities, not logits, are averaged over windows and views.  `importance`, `selected`, `offsets` and
-    `confidence` come from the pass that saw the whole picture at scale 1, unmirrored; where there is none (a window, or
-    scales without 1) they are None.  The initial prediction is averaged like the final one, so that the two differ by
-    what was borrowed and by nothing else.
+    Probabilities, not logits, are averaged over windows and views.  What comes beside them (`importance`, `offsets`,
+    `regions`, ...) is that of the pass that saw the whole picture at scale 1, unmirrored; where there is none (a
+    window, or scales without 1) it is None.  The initial prediction is averaged like the final one, so that the two
+    differ by what the method's idea changed and by nothing else.
 
     Raises:
         SegfocusError: window, stride, scales or device that cannot be used; and what `segfocus.load` raises.
@@ -134,9 +155,7 @@ class Predictor:
         if name is None:
             name = Path(picture).stem if isinstance(picture, str | Path) else "picture"
         try:
-            image = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None].float().div_(255)
-            image = image.contiguous(memory_format=self.memory_format)
-            probabilities, hints = self.predict(image)
+            probabilities, hints = self.predict(self._image(pixels))
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
@@ -155,7 +174,30 @@ class Predictor:
             offsets=None if hints.offsets is None else _array(hints.offsets),
             confidence=None if hints.confidence is None else _array(hints.confidence)[0],
             initial_labels=None if hints.initial is None else _labels(hints.initial),
+            initial_kind=hints.initial_kind,
+            regions=None if hints.regions is None else hints.regions[0].to(torch.int32).cpu().numpy(),
+            representatives=None if hints.representatives is None else hints.representatives[0].cpu().numpy(),
+            boundary=None if hints.boundary is None else _array(hints.boundary)[0],
+            look_from=self._attention_of(pixels) if hints.whole else None,
         )
+
+    def _image(self, pixels: UInt8[np.ndarray, "height width 3"]) -> Float[Tensor, "1 3 height width"]:
+        image = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None].float().div_(255)
+        return image.contiguous(memory_format=self.memory_format)
+
+    def _attention_of(
+        self, pixels: UInt8[np.ndarray, "height width 3"]
+    ) -> Callable[[int, int], np.ndarray | None] | None:
+        """`Prediction.look_from`, which keeps the picture's bytes alone; None where the method has no attention."""
+        if type(self.model).attention is Segmenter.attention:
+            return None
+
+        @torch.inference_mode()
+        def look_from(row: int, column: int) -> np.ndarray | None:
+            found = self.model.attention(self._image(pixels), row, column)
+            return None if found is None else found.float().cpu().contiguous().numpy()
+
+        return look_from
 
     @torch.inference_mode()
     def predict(
@@ -164,16 +206,19 @@ class Predictor:
         """Probabilities at the size of `image` (in [0, 1], on the predictor's device), and what comes with them."""
         hints = Hints()
         classes = self.model.num_classes
+        kind: str | None = None
 
         def whole(view: Tensor) -> Tensor:
             nonlocal hints
             output = self.model(view)
             if view is image:  # resizing to the same size hands back the same tensor: this is the plain pass
-                hints = Hints(output.importance, output.selected, output.offsets, output.confidence)
+                hints = _hints(output)
             return both(output)
 
         def both(output: Output) -> Tensor:
             """Probabilities, and in further channels the initial ones, so that both are averaged alike."""
+            nonlocal kind
+            kind = first_prediction(output)
             initial = initial_probabilities(output) if self.initial else None
             found = output.probabilities()
             return found if initial is None else torch.cat([found, initial], 1)
@@ -184,7 +229,7 @@ class Predictor:
 
         found = test_time_augmentation(windows if self.window else whole, image, self.scales, self.flip)
         if found.shape[1] > classes:
-            hints = hints._replace(initial=found[:, classes:])
+            hints = hints._replace(initial=found[:, classes:], initial_kind=kind)
         return found[:, :classes], hints
 
     def settings(self) -> dict[str, Any]:
@@ -217,16 +262,42 @@ class Predictor:
         )
 
 
-def initial_probabilities(output: Output) -> Float[Tensor, "batch classes height width"] | None:
-    """Probabilities, at the picture's size, of what a method predicted before it borrowed; None where it says none.
+def _hints(output: Output) -> Hints:
+    boundary = None if output.boundary_logits is None else output.boundary_logits.float().sigmoid()
+    return Hints(
+        output.importance,
+        output.selected,
+        output.offsets,
+        output.confidence,
+        output.regions,
+        output.representatives,
+        boundary,
+        whole=True,
+    )
 
-    `aux_logits["initial"]` lies on the grid of the offsets, or reaches beyond it where the method pads the picture.
+
+def first_prediction(output: Output) -> str | None:
+    """Which of `FIRST_PREDICTIONS` a method gives; None where it predicts but once."""
+    return next((kind for kind in FIRST_PREDICTIONS if kind in output.aux_logits), None)
+
+
+def initial_probabilities(output: Output) -> Float[Tensor, "batch classes height width"] | None:
+    """Probabilities, at the picture's size, of what a method predicted before it borrowed or saw the context; None
+    where it says none.
+
+    `aux_logits["initial"]` lies on the grid of the offsets and `aux_logits["coarse"]` on that of the regions, or
+    reaches beyond it where the method pads the picture; without such a grid its own cells must cover the picture.
+
+    Raises:
+        ValueError: a grid that no square cells explain.
     """
-    initial = output.aux_logits.get("initial")
-    if initial is None:
+    kind = first_prediction(output)
+    if kind is None:
         return None
+    initial = output.aux_logits[kind]
     height, width = output.logits.shape[-2:]
-    grid = initial if output.offsets is None else output.offsets
+    beside = output.offsets if kind == "initial" else output.regions
+    grid = initial if beside is None else beside
     stride = _stride((height, width), (grid.shape[-2], grid.shape[-1]))
     return to_probabilities(enlarge(initial.float(), stride, 1, (height, width)))
 

@@ -17,16 +17,20 @@ if TYPE_CHECKING:
     from segfocus.recipe import ModelConfig
 
 METHODS: dict[str, str] = {
+    "context": "segfocus.methods.baselines:ContextNetwork",
     "fornet": "segfocus.methods.fornet:FoRNet",
     "ovenet": "segfocus.methods.ovenet:OVeNet",
     "plain": "segfocus.methods.plain:PlainSegmenter",
+    "ranet": "segfocus.methods.ranet:RANet",
 }
 """name -> where the class lives; classes are imported when asked for"""
 
 SUMMARIES: dict[str, str] = {
+    "context": "a context block (PPM, ASPP, non-local, criss-cross, ...) on any backbone, to compare RANet with",
     "fornet": "FoR-Net (Pan et al. 2026): a selector finds hard regions; multi-scale convolutions refine the Top-K",
     "ovenet": "OVeNet (Alexandropoulos et al. 2023): each pixel borrows the prediction of a better one; on any base",
     "plain": "a base alone (light head, HRNet, OCR, SMP, torchvision, SegFormer), to compare with",
+    "ranet": "RANet (Shen et al. 2020): pixels form object regions, whose representatives exchange context",
 }
 
 BASES: dict[str, str] = {

@@ -102,6 +102,21 @@ class Segmenter(_Method):
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Output:
         """Picture in [0, 1] (normalised inside) -> Output with logits at the picture's resolution."""
 
+    def attention(
+        self, image: Float[Tensor, "1 channels height width"], row: int, column: int
+    ) -> Float[Tensor, "rows columns"] | None:
+        """How much each cell of the method's own grid enters what it says about one pixel; None, the default, where
+        nothing of the kind exists.
+
+        Args:
+            image: ONE picture in [0, 1], as for `forward`.
+            row, column: the chosen pixel, in pixels of that picture.
+
+        Returns:
+            Numbers >= 0 in a unit of the method's own: only their ratios are compared.
+        """
+        return None
+
 
 class Refiner(_Method):
     """A method that sees another network's probability maps, and the picture where it wants it."""

@@ -49,3 +49,29 @@ def soft_boundary_target(
     for step in range(1, reach + 1):
         soft = torch.maximum(soft, decay**step * functional.max_pool2d(near, 2 * step + 1, 1, step))
     return soft, pool(target != ignore) > 0
+
+
+def boundary_band(
+    target: Int[Tensor, "batch height width"], radius: int = 2, ignore: int = IGNORE
+) -> tuple[Bool[Tensor, "batch 1 height width"], Bool[Tensor, "batch 1 height width"]]:
+    """Pixels within `radius` px (Euclidean) of a pixel with another label, on both sides of the boundary.
+
+    RANet's boundary target (Shen et al. 2020, section 4).  The picture's frame is no boundary, and neither are the
+    edges of ignored areas.
+
+    Returns:
+        whether each pixel lies in the band, and whether it is labelled.
+    """
+    labelled = target != ignore
+    band = torch.zeros_like(labelled)
+    height, width = target.shape[-2:]
+    for down in range(min(radius, height - 1) + 1):
+        for right in range(-min(radius, width - 1), min(radius, width - 1) + 1):
+            if down * down + right * right > radius * radius or (down == 0 and right <= 0):
+                continue
+            here = (..., slice(0, height - down), slice(max(-right, 0), width - max(right, 0)))
+            there = (..., slice(down, height), slice(max(right, 0), width + min(right, 0)))
+            differs = (target[here] != target[there]) & labelled[here] & labelled[there]
+            band[here] |= differs
+            band[there] |= differs
+    return band[:, None], labelled[:, None]

@@ -10,15 +10,6 @@ from segfocus.report.tables import Cell, Column, Table, dig, known, percent_cell
 Scores = Mapping[str, Any]
 
 
-def is_initial(scores: Scores) -> bool:
-    """Whether the baseline is the network's own prediction before it borrowed."""
-    return dig(scores, "baseline", "kind") == "initial"
-
-
-def changes_heading(scores: Scores) -> str:
-    return "What borrowing changed" if is_initial(scores) else "What changed"
-
-
 def borrowing(scores: Scores) -> dict[str, Any] | None:
     """A sentence about how far it looks, and a table of where; None where nothing was borrowed."""
     part = scores.get("borrowing") or {}

@@ -13,7 +13,8 @@ from segfocus import viz
 from segfocus.data.classes import Classes
 from segfocus.files import write_text
 from segfocus.report import charts, compare, offsets, sections
-from segfocus.report.borrowing import borrowing, changes_heading, is_initial
+from segfocus.report.before import before
+from segfocus.report.borrowing import borrowing
 from segfocus.report.crops import PER_PICTURE, Crop
 from segfocus.report.definitions import DEFINITIONS, Definition
 from segfocus.report.findings import findings, region_words, upper_end
@@ -77,12 +78,9 @@ def write_report(
     glossary = _Glossary()
     content = _content(scores, pictures, made or {})
     shown = {image.title for card in content["cards"] for image in card.images}
-    with_importance = "importance" in shown
-    for key in ("void", "iou", "miou", *(["importance"] if with_importance else [])):
+    for key in ("void", "iou", "miou", *(["importance"] if "importance" in shown else [])):
         glossary(key)
-    page = _template(glossary).render(
-        title=title, with_importance=with_importance, with_confidence="confidence" in shown, **content
-    )
+    page = _template(glossary).render(title=title, shown=shown, **content)
     write_text(path, page)
     return path
 
@@ -97,7 +95,7 @@ def _content(scores: Mapping[str, Any], pictures: Pictures, made: Mapping[str, s
         "all_scores": sections.all_scores(scores),
         "baseline": scores.get("baseline"),
         "changed": _changes(scores, classes),
-        "changes_heading": changes_heading(scores),
+        "changes_heading": before(scores).heading,
         "borrowing": borrowing(scores),
         "wheel": None if longest is None else offsets.wheel(longest),
         "longest": longest,
@@ -113,7 +111,7 @@ def _content(scores: Mapping[str, Any], pictures: Pictures, made: Mapping[str, s
         "instance": sections.instance_table(scores),
         "sizes_from": dig(scores, "instance", "sizes_from"),
         "calibration": _calibration(scores),
-        "crop_groups": _crop_groups(pictures, "initial prediction" if is_initial(scores) else "baseline"),
+        "crop_groups": _crop_groups(pictures, before(scores).words),
         "cards": pictures.cards(),
         "seen": pictures.seen,
         "absent": (absent := sections.absent_classes(matrix, classes)),

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from segfocus.data.classes import Classes
+from segfocus.report.context import draw_part_of_regions
 from segfocus.report.images import Entry, Image, draw, embed
 from segfocus.report.offsets import Pending, place_of_offsets
 from segfocus.viz import enlarge
@@ -112,7 +113,7 @@ def draw_crop(entry: Entry, window: Window, classes: Classes, mistake: Mistake) 
         offsets=None,
         confidence=None if entry.confidence is None else part(enlarge(entry.confidence, entry.target.shape)),
     )
-    drawn = draw(enlarged, classes)
+    drawn = [*draw(enlarged, classes), *draw_part_of_regions(entry, inside, factor, enlarged.picture)]
     offsets = None
     if entry.offsets is not None:
         cut = np.stack([enlarge(axis, entry.target.shape)[inside] for axis in entry.offsets])

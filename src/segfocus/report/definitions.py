@@ -195,6 +195,31 @@ DEFINITIONS: dict[str, Definition] = {
         "What the network itself predicts before it borrows anything, in the same forward pass.",
         "OVeNet, arXiv 2303.14516",
     ),
+    "coarse": Definition(
+        "Coarse prediction",
+        "What the network itself predicts before it has looked at the context of regions, in the same forward pass.",
+        "RANet, Shen et al., NeurIPS 2020",
+    ),
+    "region": Definition(
+        "Region",
+        "Pixels that the network takes together: what it sees on the line between two of them looks like no boundary, "
+        "and their class probabilities agree. Colours only tell neighbours apart; they mean no class.",
+        "RANet, Shen et al., NeurIPS 2020",
+    ),
+    "representative": Definition(
+        "Representative",
+        "The pixels of a region that agree most with all of it. Regions exchange what they know through them.",
+        "RANet, Shen et al., NeurIPS 2020",
+    ),
+    "boundary_probability": Definition(
+        "Boundary map", "The network's probability that a cell of its own grid lies on a boundary between classes."
+    ),
+    "attention": Definition(
+        "Attention",
+        "How much each cell enters what the network makes of the ringed pixel, the middle of the picture's largest "
+        "mistake. The brightest is the largest value beside the pixel's own; square roots are shown, so that what is "
+        "weak can be seen.",
+    ),
     "offset": Definition(
         "Offset",
         "The vector from a pixel to its seed pixel, whose prediction it borrows. Colour tells the direction, "

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from segfocus.data.classes import Classes
-from segfocus.report.borrowing import borrowing_words, changes_heading
+from segfocus.report.before import before
+from segfocus.report.borrowing import borrowing_words
 from segfocus.report.compare import typical_headroom
 from segfocus.report.pictures import confusions_of
 from segfocus.report.tables import count, dig, known, percent, points, points_span, two, unbroken
@@ -44,7 +45,7 @@ class Finding:
 def findings(scores: Scores, matrix: np.ndarray, classes: Classes) -> dict[str, list[Finding]]:
     """Sentences under the headings of the page's summary; headings without one are left out."""
     groups = {
-        changes_heading(scores): [_change(scores), *_class_changes(scores), _borrowing(scores)],
+        before(scores).heading: [_change(scores), *_class_changes(scores), _borrowing(scores)],
         "Where it is wrong": _errors(scores, matrix, classes),
         "What would help most": [*_ceilings(scores), _measured(scores), _regions_ceiling(scores)],
     }

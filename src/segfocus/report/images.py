@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -34,11 +35,21 @@ class Entry:
     baseline: np.ndarray | None = None
     """uint8 height x width, train ids: another prediction to compare with"""
     baseline_name: str = "baseline"
-    """what the other prediction is called; "initial" is the network's own before it borrowed"""
+    """what the other prediction is called; "initial" is the network's own before it borrowed, "coarse" before it saw
+    the context"""
     offsets: np.ndarray | None = None
     """float 2 x rows x columns, (x, y) in px on the method's grid: where each cell borrows from"""
     confidence: np.ndarray | None = None
     """float, the same grid, in [0, 1]: how much of the borrowed prediction is taken"""
+    regions: np.ndarray | None = None
+    """int, the method's grid: region number of each cell, from 0 up"""
+    representatives: np.ndarray | None = None
+    """bool, the same grid: cells that speak for their region"""
+    boundary: np.ndarray | None = None
+    """float, the method's grid, in [0, 1]: probability of a class boundary"""
+    look_from: Callable[[int, int], np.ndarray | None] | None = None
+    """(row, column) of a pixel -> how much each cell of the method's grid enters the prediction there; asked for the
+    worst pictures only"""
 
     def check(self) -> None:
         """SegfocusError where the parts have different sizes."""
@@ -59,6 +70,8 @@ class Image:
     """data URL"""
     width: int
     height: int
+    note: str = ""
+    """what the caption says after the title"""
 
 
 Drawn = list[tuple[str, np.ndarray, bool]]
@@ -82,14 +95,14 @@ def draw(entry: Entry, classes: Classes) -> Drawn:
     return drawn
 
 
-def embed(title: str, image: np.ndarray, flat: bool) -> Image:
+def embed(title: str, image: np.ndarray, flat: bool, note: str = "") -> Image:
     """An RGB picture as WebP: lossless where `flat`, so that label maps keep their colours."""
     options = [cv2.IMWRITE_WEBP_QUALITY, 101 if flat else _QUALITY]
     done, data = cv2.imencode(".webp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     if not done:
         raise SegfocusError(f"report: expected to encode a picture of {image.shape} as WebP, got a refusal of OpenCV")
     source = f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
-    return Image(title, source, image.shape[1], image.shape[0])
+    return Image(title, source, image.shape[1], image.shape[0], note)
 
 
 def _colors(prediction: np.ndarray, target: np.ndarray, classes: Classes) -> np.ndarray:

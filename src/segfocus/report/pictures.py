@@ -14,6 +14,7 @@ import numpy as np
 from segfocus import viz
 from segfocus.data.classes import Classes
 from segfocus.metrics.confusion import VOID, confusion_matrix, scores_from_confusion
+from segfocus.report.context import attention_image, draw_regions
 from segfocus.report.crops import Crop, commonest_mistake, densest_windows, draw_crop, window_side
 from segfocus.report.images import Entry, Image, draw, embed
 from segfocus.report.offsets import OffsetScale, Pending, place_of_offsets
@@ -190,7 +191,7 @@ def _masks(entry: Entry, classes: Classes) -> dict[str, np.ndarray]:
 
 
 def _card(entry: Entry, counts: np.ndarray, error_share: float, classes: Classes, size: int) -> Card:
-    shown = draw(entry, classes)
+    shown = [*draw(entry, classes), *draw_regions(entry)]
     offsets = None
     if entry.offsets is not None:
         offsets = Pending(entry.offsets, place_of_offsets(shown), entry.target.shape, longest_side=size)
@@ -200,11 +201,14 @@ def _card(entry: Entry, counts: np.ndarray, error_share: float, classes: Classes
         if entry.selected is not None:
             drawn = viz.outline(drawn, entry.selected)
         shown.append(("importance", drawn, False))
+    images = [embed(title, viz.fit(image, size), flat) for title, image, flat in shown]
+    if (attention := attention_image(entry, classes, size)) is not None:
+        images.append(attention)
     return Card(
         name=entry.name,
         error_share=error_share,
         miou=scores_from_confusion(counts)["miou"],
         confusions=confusions_of(counts, classes, 3),
-        images=[embed(title, viz.fit(image, size), flat) for title, image, flat in shown],
+        images=images,
         offsets=offsets,
     )

@@ -52,10 +52,14 @@ def evaluate_and_report(
                 prediction.labels,
                 prediction.importance,
                 prediction.selected,
-                prediction.initial_labels,
-                "initial",
-                prediction.offsets,
-                prediction.confidence,
+                baseline=prediction.initial_labels,
+                baseline_name=prediction.initial_kind or "baseline",
+                offsets=prediction.offsets,
+                confidence=prediction.confidence,
+                regions=prediction.regions,
+                representatives=prediction.representatives,
+                boundary=prediction.boundary,
+                look_from=prediction.look_from,
             )
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from segfocus.data.classes import Classes
 from segfocus.metrics.confusion import ratio
-from segfocus.report.borrowing import is_initial
+from segfocus.report.before import before
 from segfocus.report.pictures import confusions_of
 from segfocus.report.tables import (
     MISSING,
@@ -92,7 +92,7 @@ def all_scores(scores: Scores) -> Table:
         Column("Score"),
         Column("%"),
         Column("95 % interval", "interval"),
-        Column("Initial" if is_initial(scores) else "Baseline"),
+        Column(before(scores).column, before(scores).define),
         Column("Change", "difference"),
     ]
     rows = []

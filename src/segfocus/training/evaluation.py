@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _FINAL_ONLY = {"regions", "headroom", "calibration"}
 """groups that the initial prediction is not scored by: told by what changed, shown nowhere, needs probabilities"""
+_TITLES = {"initial": "the network's own initial prediction", "coarse": "the network's own coarse prediction"}
+"""kind of baseline -> what it is called; see `segfocus.inference.predictor.FIRST_PREDICTIONS`"""
 
 
 def evaluate(
@@ -48,9 +50,10 @@ def evaluate(
 
     Returns:
         `Suite.summary` with the further key "how": checkpoint, dataset, split, window, stride, scales, flip and the
-        segfocus version.  Of a method that borrows predictions also "baseline", its initial prediction: {"kind":
-        "initial", "title", "scores", "difference", "changed"} as in `segfocus.report.from_files`; and, where pictures
-        are seen whole, "borrowing": `segfocus.metrics.borrowing.Borrowing.summary`.
+        segfocus version.  Of a method with a first prediction of its own also "baseline": {"kind": "initial" (before it
+        borrowed) or "coarse" (before the context came in), "title", "scores", "difference", "changed"} as in
+        `segfocus.report.from_files`; and, of one that borrows, where pictures are seen whole, "borrowing":
+        `segfocus.metrics.borrowing.Borrowing.summary`.
 
     Raises:
         SegfocusError: the dataset has other classes than the checkpoint was trained on, or any bad file.
@@ -84,13 +87,13 @@ def evaluate(
         prediction = predictor(picture)
         name = dataset.pairs[index].name
         if measurement is None:
-            initial = prediction.initial_labels is not None
-            measurement = _Measurement(loaded.classes, metrics, evaluation.boundary_distances, initial)
+            kind = prediction.initial_kind
+            measurement = _Measurement(loaded.classes, metrics, evaluation.boundary_distances, kind)
         measurement.add(name, target, prediction)
         if on_picture is not None:
             on_picture(name, picture, target, prediction)
     if measurement is None:
-        measurement = _Measurement(loaded.classes, metrics, evaluation.boundary_distances, initial=False)
+        measurement = _Measurement(loaded.classes, metrics, evaluation.boundary_distances, kind=None)
     how = {
         "checkpoint": where,
         "dataset": data.name,
@@ -108,11 +111,14 @@ def evaluate(
 class _Measurement:
     """The running scores of the predictions, and of the initial ones where the method has them."""
 
-    def __init__(self, classes: Classes, metrics: str | Sequence[str], distances: Sequence[int], initial: bool) -> None:
-        self.suite = Suite(classes, metrics, distances, probabilities=True, baseline=initial)
+    def __init__(
+        self, classes: Classes, metrics: str | Sequence[str], distances: Sequence[int], kind: str | None
+    ) -> None:
+        self.suite = Suite(classes, metrics, distances, probabilities=True, baseline=kind is not None)
+        self.kind = kind
         self.before: Suite | None = None
         self.borrowing: Borrowing | None = None
-        if initial:
+        if kind is not None:
             shared = [group for group in self.suite.tallies if group in GROUPS and group not in _FINAL_ONLY]
             self.before = Suite(classes, shared, distances)
 
@@ -138,10 +144,10 @@ class _Measurement:
 
     def scores(self) -> dict[str, Any]:
         scores = self.suite.summary()
-        if self.before is not None:
+        if self.before is not None and self.kind is not None:
             scores["baseline"] = {
-                "kind": "initial",
-                "title": "the network's own initial prediction",
+                "kind": self.kind,
+                "title": _TITLES[self.kind],
                 "scores": self.before.summary(),
                 "difference": self.suite.difference(self.before),
                 "changed": scores.pop("changed"),

@@ -1,4 +1,4 @@
-"""Pictures of label maps, importance, errors and offsets.
+"""Pictures of label maps, importance, errors, offsets and regions.
 
 Pure functions: NumPy arrays in, new uint8 "height width 3" RGB arrays out; nothing is changed in place.  Imports no
 torch.
@@ -21,6 +21,7 @@ from segfocus.viz.maps import (
     palette,
     panel,
 )
+from segfocus.viz.regions import attention_map, cell_centres, dots, region_colors, region_palette, representative_dots
 
 __all__ = [
     "BROKEN",
@@ -28,8 +29,11 @@ __all__ = [
     "STILL_WRONG",
     "WRONG",
     "arrows",
+    "attention_map",
+    "cell_centres",
     "change_map",
     "color_map",
+    "dots",
     "enlarge",
     "error_map",
     "fit",
@@ -40,5 +44,8 @@ __all__ = [
     "overlay",
     "palette",
     "panel",
+    "region_colors",
+    "region_palette",
+    "representative_dots",
     "round_length",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 
 from segfocus.data.classes import Classes
@@ -73,13 +73,19 @@ def enlarge(grid: ndarray, size: tuple[int, int]) -> ndarray:
     beyond the picture: where cells of one such side cover `size` in exactly this many rows and columns, they are
     drawn so.  Any other grid is stretched evenly over the picture.
     """
-    ratio = max(side / cells for side, cells in zip(size, grid.shape[:2], strict=True))
-    cell = 2 ** max(0, math.ceil(math.log2(ratio)))
-    if all(-(-side // cell) == cells for side, cells in zip(size, grid.shape[:2], strict=True)):
-        rows, columns = np.arange(size[0]) // cell, np.arange(size[1]) // cell
-    else:
-        rows, columns = ((np.arange(side) * cells) // side for side, cells in zip(size, grid.shape[:2], strict=True))
+    rows, columns = cells_of_pixels((grid.shape[0], grid.shape[1]), size)
     return grid[rows[:, None], columns]
+
+
+def cells_of_pixels(
+    grid: tuple[int, int], size: tuple[int, int]
+) -> tuple[Int[ndarray, " height"], Int[ndarray, " width"]]:
+    """The cell's row of each row of pixels, and the cell's column of each column, as `enlarge` lays them."""
+    ratio = max(side / cells for side, cells in zip(size, grid, strict=True))
+    cell = 2 ** max(0, math.ceil(math.log2(ratio)))
+    if all(-(-side // cell) == cells for side, cells in zip(size, grid, strict=True)):
+        return np.arange(size[0]) // cell, np.arange(size[1]) // cell
+    return (np.arange(size[0]) * grid[0]) // size[0], (np.arange(size[1]) * grid[1]) // size[1]
 
 
 def heat_map(
