@@ -38,6 +38,7 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "RANet, no inter-region interaction": ("ranet", {"inter": False}),
     "RANet, boundary map only": ("ranet", {"evidence": "boundary"}),
     "RANet, semantic map only": ("ranet", {"evidence": "semantic"}),
+    "RANet, neither (O = J A: its convolutions and losses alone)": ("ranet", {"intra": False, "inter": False}),
     "RANet, K = 2": ("ranet", {"representatives": 2}),
     "RANet, K = 12": ("ranet", {"representatives": 12}),
     "RANet, attention scaled by 1 / sqrt(channels)": ("ranet", {"attention_scale": "sqrt"}),
