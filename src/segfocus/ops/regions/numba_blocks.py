@@ -284,13 +284,23 @@ def add_gradients(line_sums, class_sums, shares, layout, part, parts):
                         for x in range(np.uintp(LANES)):
                             weights[x] = -half * same[x] * (one - highest[x]) * (shares[here + x] + shares[there + x])
                         _add_jensen_shannon(
-                            class_sums, classes, logs, entropy, count, cells, here, there, near, far, weights, ahead, back
+                            class_sums,
+                            classes,
+                            logs,
+                            entropy,
+                            count,
+                            cells,
+                            here,
+                            there,
+                            near,
+                            far,
+                            weights,
+                            ahead,
+                            back,
                         )
                     elif kind == BERNOULLI:
                         _find_bernoulli(classes, top, cells, here, there, near, far, same, ahead, back)
-                        _add_bernoulli(
-                            class_sums, classes, top, cells, here, there, near, far, shares, same, highest
-                        )
+                        _add_bernoulli(class_sums, classes, top, cells, here, there, near, far, shares, same, highest)
                     if lines != NO_LINES:
                         for x in range(np.uintp(LANES)):
                             first = shares[here + x] * (one - ahead[x])

@@ -20,7 +20,6 @@ from segfocus.ops.regions.numba_math import (
     log2,
 )
 
-
 _FIXED = 40
 _BELOW = 2**_FIXED - 1
 
