@@ -64,6 +64,15 @@ class SegmenterContract:
             assert output.selected is not None
             assert output.selected.shape == output.importance.shape
 
+    @pytest.mark.parametrize("size", [(1, 1), (8, 8)])
+    def test_trains_on_one_picture_of_one_cell(self, size):
+        network = self.build().train()
+        terms = network.loss(network(torch.rand(1, 3, *size)), torch.ones(1, *size, dtype=torch.long))
+        total = torch.stack(list(terms.values())).sum()
+        total.backward()
+        assert total.isfinite()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
     def test_two_classes_are_one_logit(self):
         network = self.build(2)
         image, target = scene(classes=2)

@@ -7,6 +7,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+class CellBatchNorm(nn.BatchNorm2d):
+    """BatchNorm that takes its running statistics where a batch has one value a channel: one picture of one cell."""
+
+    def forward(
+        self, input: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        if self.training and input[:, 0].numel() == 1:
+            return functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        return super().forward(input)
+
+
 class ConvNormAct(nn.Sequential):
     """Convolution (same padding) -> BatchNorm -> ReLU."""
 
@@ -16,7 +29,7 @@ class ConvNormAct(nn.Sequential):
         convolution = nn.Conv2d(
             inputs, outputs, kernel, stride, padding=dilation * (kernel // 2), dilation=dilation, bias=False
         )
-        super().__init__(convolution, nn.BatchNorm2d(outputs), *([nn.ReLU(inplace=True)] if act else []))
+        super().__init__(convolution, CellBatchNorm(outputs), *([nn.ReLU(inplace=True)] if act else []))
 
 
 class ChannelLayerNorm(nn.LayerNorm):

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from segfocus.backbone import LiteBackbone
+from segfocus.layers import CellBatchNorm
 from segfocus.losses import cross_entropy, ohem_cross_entropy
 from segfocus.methods.attention_blocks import (
     AsymmetricNonLocal,
@@ -21,7 +22,7 @@ from segfocus.methods.attention_blocks import (
     PositionAttention,
 )
 from segfocus.methods.baselines import BLOCKS, ContextNetwork, build_block
-from segfocus.methods.context_blocks import PooledNorm, PyramidPooling, adaptive_mean
+from segfocus.methods.context_blocks import PyramidPooling, adaptive_mean
 from segfocus.ops.resample import enlarge
 from tests.contract import SegmenterContract, scene
 
@@ -123,7 +124,7 @@ def test_pyramid_pooling_written_out():
 
 def test_pooled_norm_is_batch_norm_where_that_exists():
     torch.manual_seed(0)
-    ours, theirs = PooledNorm(4).train(), torch.nn.BatchNorm2d(4).train()
+    ours, theirs = CellBatchNorm(4).train(), torch.nn.BatchNorm2d(4).train()
     x = torch.randn(3, 4, 1, 1)
     assert torch.equal(ours(x), theirs(x))
     assert torch.equal(ours.running_var, theirs.running_var)
@@ -308,8 +309,8 @@ def test_sizes_at_table_3s_map(name, parameters, operations):
         ({"channels": 20}, r"channels: expected a multiple of 8, got 20; try 512"),
         ({"map_size": 0}, r"map_size: expected cells from 1, .* got 0"),
         ({"map_size": [3, 4, 5]}, r"map_size: expected .* got \[3, 4, 5\]"),
-        ({"dropout": 1.0}, r"dropout: expected a share in \[0, 1\), got 1.0"),
-        ({"auxiliary_weight": -1}, r"auxiliary_weight: expected a factor from 0, got -1"),
+        ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\), got 1.0"),
+        ({"auxiliary_weight": -1}, r"auxiliary_weight: expected a number from 0, got -1"),
         ({"class_weights": [1.0]}, r"class_weights: expected 4 values, got 1"),
     ],
 )

@@ -18,14 +18,13 @@ Where these differ from the published heads:
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from segfocus.layers import ConvNormAct
 from segfocus.methods.context_blocks import ContextBlock, adaptive_mean
+from segfocus.ops.regions.attention import full_precision
 
 
 class NonLocal(ContextBlock):
@@ -154,8 +153,7 @@ class ChannelAttention(nn.Module):
     def forward(
         self, features: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        device = features.device.type
-        with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):  # meta has no autocast
+        with full_precision(features):
             flat = features.flatten(2).to(torch.promote_types(features.dtype, torch.float32))
             context = (flat @ flat.mT).softmax(2) @ flat
             context = context.unflatten(2, (features.shape[-2], features.shape[-1])).to(features.dtype)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -128,6 +129,31 @@ class Refiner(_Method):
         image: Float[Tensor, "batch channels height width"] | None = None,
     ) -> Output:
         """Probabilities in [0, 1] -> Output with refined logits at the same resolution."""
+
+
+def check_count(name: str, value: object, remedy: object) -> None:
+    """Raise a ValueError unless it is a whole number from 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}: expected a whole number from 1, got {value!r}; try {remedy}")
+
+
+def check_number(name: str, value: object, remedy: object, below: float = inf) -> None:
+    """Raise a ValueError unless it is a number in [0, `below`)."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < below:
+        limit = "from 0" if below == inf else f"in [0, {below:g})"
+        raise ValueError(f"{name}: expected a number {limit}, got {value!r}; try {remedy}")
+
+
+def check_class_weights(values: Sequence[float] | None, num_classes: int) -> None:
+    """Raise a ValueError unless there is one weight from 0 a class, or none at all."""
+    if values is None:
+        return
+    if len(values) != num_classes:
+        raise ValueError(
+            f"class_weights: expected {num_classes} values, got {len(values)}; try one a class, or class_weights masks"
+        )
+    for value in values:
+        check_number("class_weights", value, 1.0)
 
 
 def check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:

@@ -7,7 +7,6 @@ sources are in `context_blocks` and `attention_blocks`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
 from typing import Literal
 
 import torch
@@ -24,7 +23,7 @@ from segfocus.methods.attention_blocks import (
     NonLocal,
     PointwiseSpatialAttention,
 )
-from segfocus.methods.base import Segmenter, check_choice
+from segfocus.methods.base import Segmenter, check_choice, check_class_weights, check_count, check_number
 from segfocus.methods.context_blocks import AtrousPyramid, ContextBlock, NoContext, PyramidPooling
 from segfocus.methods.features import STRIDE, Stride8Features
 from segfocus.ops.resample import enlarge
@@ -54,10 +53,13 @@ def build_block(name: str, channels: int, map_size: int | Sequence[int] = 49) ->
         ValueError: an unknown name, channels or map sizes outside what is named above.
     """
     check_choice("block", name, tuple(BLOCKS))
-    if not _is_count(channels) or channels % 8:
+    check_count("channels", channels, "512, or 128")
+    if channels % 8:
         raise ValueError(f"channels: expected a multiple of 8, got {channels!r}; try 512, or 128")
     size = list(map_size) if isinstance(map_size, Sequence) else [map_size, map_size]
-    if len(size) != 2 or not all(_is_count(value) for value in size):
+    for value in size:
+        check_count("map_size", value, 49)
+    if len(size) != 2:
         raise ValueError(f"map_size: expected cells from 1, one number or [rows, columns], got {map_size!r}; try 49")
     if name == "psa":
         return PointwiseSpatialAttention(channels, (size[0], size[1]))
@@ -101,14 +103,11 @@ class ContextNetwork(Segmenter):
     ):
         super().__init__()
         outputs = logit_channels(num_classes)
-        if not _is_number(auxiliary_weight) or auxiliary_weight < 0:
-            raise ValueError(f"auxiliary_weight: expected a factor from 0, got {auxiliary_weight!r}; try 0.4")
-        if not _is_number(dropout) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected a share in [0, 1), got {dropout!r}; try 0.1")
+        check_number("auxiliary_weight", auxiliary_weight, 0.4)
+        check_number("dropout", dropout, 0.1, below=1)
         if not isinstance(ohem, bool):
-            raise ValueError(f"ohem: expected true or false, got {ohem!r}")
-        if class_weights is not None and len(class_weights) != num_classes:
-            raise ValueError(f"class_weights: expected {num_classes} values, got {len(class_weights)}")
+            raise ValueError(f"ohem: expected true or false, got {ohem!r}; try false")
+        check_class_weights(class_weights, num_classes)
         self.num_classes, self.auxiliary_weight, self.ohem = num_classes, auxiliary_weight, ohem
         self.block = build_block(block, channels, map_size)  # first: it refuses what the features would trip over
         self.features = Stride8Features(backbone, channels, neck)
@@ -143,11 +142,3 @@ class ContextNetwork(Segmenter):
             loss = cross_entropy(large, target, class_weights=self.class_weights)
             terms["auxiliary"] = self.auxiliary_weight * loss
         return terms
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

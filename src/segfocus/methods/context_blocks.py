@@ -23,9 +23,8 @@ from abc import ABC, abstractmethod
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
-from segfocus.layers import ConvNormAct
+from segfocus.layers import CellBatchNorm, ConvNormAct
 from segfocus.ops.resample import resize
 
 DILATIONS = (12, 24, 36)
@@ -72,19 +71,6 @@ def _bin_weights(size: int, bins: int, like: Tensor) -> Float[Tensor, "bins size
     return inside.to(like.dtype) / inside.sum(1, keepdim=True).to(like.dtype)
 
 
-class PooledNorm(nn.BatchNorm2d):
-    """BatchNorm that takes its running statistics where a batch has one value a channel."""
-
-    def forward(
-        self, input: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
-        if self.training and input[:, 0].numel() == 1:
-            return functional.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
-        return super().forward(input)
-
-
 class PyramidPooling(ContextBlock):
     """Means over bins of 1, 2, 3 and 6 a side, each to channels / 4 and enlarged, beside the features -> 3x3."""
 
@@ -94,7 +80,7 @@ class PyramidPooling(ContextBlock):
         super().__init__()
         part = channels // len(self.bins)
         self.branches = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, part, 1, bias=False), PooledNorm(part), nn.ReLU(inplace=True))
+            nn.Sequential(nn.Conv2d(channels, part, 1, bias=False), CellBatchNorm(part), nn.ReLU(inplace=True))
             for _ in self.bins
         )
         self.fuse = ConvNormAct(channels + part * len(self.bins), channels, 3)
@@ -120,7 +106,7 @@ class AtrousPyramid(ContextBlock):
 
         self.out_channels = channels // 2
         self.pyramid = ASPP(channels, DILATIONS, self.out_channels)
-        self.pyramid.convs[-1][2] = PooledNorm(self.out_channels)  # pyright: ignore[reportIndexIssue]
+        self.pyramid.convs[-1][2] = CellBatchNorm(self.out_channels)  # pyright: ignore[reportIndexIssue]
         self.pyramid.project[3] = nn.Identity()
         self.fuse = ConvNormAct(self.out_channels, self.out_channels, 3)
 

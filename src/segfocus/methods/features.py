@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segfocus.backbone import Backbone
 from segfocus.layers import ConvNormAct
-from segfocus.methods.base import check_choice
+from segfocus.methods.base import check_choice, check_count
 from segfocus.ops.resample import ceil_div, enlarge
 
 STRIDE = 8
@@ -40,8 +40,7 @@ class Stride8Features(nn.Module):
     ):
         super().__init__()
         check_choice("neck", neck, ("deepest", "sum"))
-        if channels < 1:
-            raise ValueError(f"channels: expected at least 1, got {channels}")
+        check_count("channels", channels, "512, or 128")
         if multi_grid is not None:
             _dilate(backbone, multi_grid)
         self.backbone = backbone
@@ -90,11 +89,13 @@ def _dilate(backbone: Backbone, factors: Sequence[int]) -> None:
     if len(blocks) != len(factors) or any(not isinstance(f, int) or f < 1 for f in factors):
         raise ValueError(
             f"multi_grid: expected one factor from 1 for each block of a ResNet's last stage ({len(blocks) or 'none'} "
-            f"here), got {list(factors)}"
+            f"here), got {list(factors)}; try none"
         )
+    # the stage's own dilation is its last block's: the first one has that of the stage before
+    usual = max(m.dilation[0] for m in blocks[-1].modules() if isinstance(m, nn.Conv2d))
     for block, factor in zip(blocks, factors, strict=True):
         for convolution in block.modules():
             if isinstance(convolution, nn.Conv2d) and convolution.kernel_size == (3, 3):
-                dilation = convolution.dilation[0] * factor
+                dilation = usual * factor
                 convolution.dilation = (dilation, dilation)
                 convolution.padding = (dilation, dilation)

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from segfocus.backbone import Backbone
 from segfocus.losses import boundary_cross_entropy, cross_entropy, ohem_cross_entropy
-from segfocus.methods.base import Segmenter, check_choice
+from segfocus.methods.base import Segmenter, check_choice, check_class_weights, check_count, check_number
 from segfocus.methods.features import STRIDE, Stride8Features
 from segfocus.methods.region_context import GlobalExchange, RegionContext, RegionExchange, without_values
 from segfocus.ops.boundaries import boundary_band
@@ -137,22 +137,34 @@ class RANet(Segmenter):
     ):
         super().__init__()
         check_choice("mode", mode, tuple(MODES))
-        check_choice("scores_from", scores_from or "features", ("features", "auxiliary"))
+        check_choice("scores_from", "features" if scores_from is None else scores_from, ("features", "auxiliary"))
         check_choice("backend", backend, ("auto", "torch", "numba", "triton", "dense"))
-        if class_weights is not None and len(class_weights) != num_classes:
-            raise ValueError(f"class_weights: expected {num_classes} values, got {len(class_weights)}")
-        if representatives < 1:
-            raise ValueError(f"representatives: expected at least 1 a region, got {representatives}")
-        if not 0.0 < boundary_prior < 1.0:
-            raise ValueError(f"boundary_prior: expected a probability in (0, 1), got {boundary_prior}")
-        if boundary_radius < 1:
-            raise ValueError(f"boundary_radius: expected at least 1 px, got {boundary_radius}")
+        check_class_weights(class_weights, num_classes)
+        check_count("representatives", representatives, 8)
+        check_count("boundary_radius", boundary_radius, 2)
+        check_number("dropout", dropout, 0.1, below=1)
+        check_number("boundary_prior", boundary_prior, 0.02, below=1)
+        if boundary_prior == 0:
+            raise ValueError("boundary_prior: expected a probability in (0, 1), got 0; try 0.02")
+        for name, weight in (
+            ("coarse_weight", coarse_weight),
+            ("fine_boundary_weight", fine_boundary_weight),
+            ("coarse_boundary_weight", coarse_boundary_weight),
+        ):
+            check_number(name, weight, 0.2)
+        for name, switch in (("intra", intra), ("inter", inter), ("fine_boundary", fine_boundary), ("ohem", ohem)):
+            if not isinstance(switch, bool):
+                raise ValueError(f"{name}: expected true or false, got {switch!r}; try true")
         if isinstance(attention_scale, str):
             check_choice("attention_scale", attention_scale, ("sqrt", "learned"))
+        else:
+            check_number("attention_scale", attention_scale, "sqrt")
+        if attention_scale == "learned" and not (intra or inter):
+            raise ValueError("attention_scale: expected a number or sqrt where nothing attends, got learned; try 1.0")
         if mode == "official" and not (intra and inter):
             raise ValueError("mode: expected paper with intra or inter switched off, got official; try mode paper")
         if mode == "official" and attention_scale == "learned":
-            raise ValueError("attention_scale: expected a number or sqrt in mode official, got learned")
+            raise ValueError("attention_scale: expected a number or sqrt in mode official, got learned; try sqrt")
 
         def stands(name: str, value: Any) -> Any:
             return MODES[mode][name] if value is None else value
@@ -218,24 +230,31 @@ class RANet(Segmenter):
 
     @torch.no_grad()
     def attention(
-        self, image: Float[Tensor, "1 colors height width"], row: int, column: int
+        self, image: Float[Tensor, "batch colors height width"], row: int, column: int
     ) -> Float[Tensor, "rows columns"] | None:
         """How much each cell of the stride-8 grid enters the context O of the cell that pixel (row, column) lies in.
 
         None in mode "official", whose convolutions between the steps mix cells.
 
         Raises:
-            ValueError: a pixel outside the picture.
+            ValueError: several pictures, or a pixel outside the picture.
         """
+        if len(image) != 1:
+            raise ValueError(f"attention: expected one picture, got {len(image)}; try image[:1]")
         height, width = image.shape[-2:]
         if not (0 <= row < height and 0 <= column < width):
-            raise ValueError(f"attention: expected a pixel of the {height}x{width} picture, got ({row}, {column})")
+            raise ValueError(
+                f"attention: expected a pixel of the {height}x{width} picture, got ({row}, {column}); try the middle"
+            )
         exchange = self.context.exchange
         if not isinstance(exchange, RegionExchange):
             return None
+        training = self.training
+        self.eval()  # looking must not move running statistics
         features, auxiliary = self.features(image)
         semantic, boundary = self.context.scores(features if self.from_features else auxiliary)
         regions, scores = self.context.construct(semantic, boundary)
+        self.train(training)
         return exchange.attention(features[0], scores[0], regions[0], row // STRIDE, column // STRIDE)
 
     def loss(self, output: Output, target: Int[Tensor, "batch height width"]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from segfocus.layers import ConvNormAct
+from segfocus.layers import CellBatchNorm, ConvNormAct
 from segfocus.ops.regions import (
     RegionRules,
     attend,
@@ -19,6 +19,7 @@ from segfocus.ops.regions import (
     construct_regions,
     exchange,
 )
+from segfocus.ops.regions.attention import full_precision
 from segfocus.output import probabilities
 
 
@@ -38,7 +39,7 @@ class Scores(nn.Module):
         self.reduce: nn.Module = nn.Identity()
         if hidden is not None:
             self.reduce = nn.Sequential(
-                nn.Conv2d(inputs, hidden, 3, padding=1), nn.BatchNorm2d(hidden), nn.Dropout2d(0.1)
+                nn.Conv2d(inputs, hidden, 3, padding=1), CellBatchNorm(hidden), nn.Dropout2d(0.1)
             )
             inputs = hidden
         self.semantic = nn.Conv2d(inputs, outputs, 1)
@@ -133,7 +134,7 @@ class GlobalExchange(nn.Module):
             found = choose_representatives(weights.detach(), regions.flatten(), self.representatives)
             chosen = found[found >= 0].sort().values
         trust = weights[chosen, None]
-        with torch.autocast(query.device.type, enabled=False):
+        with full_precision(query):
             now = values[chosen]
             now = self.collected(now + attend(now, weights[:, None] * values, values, self.scale))
             now = self.interacted(now + attend(now, trust * now, now, self.scale))
@@ -143,7 +144,7 @@ class GlobalExchange(nn.Module):
 
 def _leaky_convolution(channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.LeakyReLU(0.01)
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False), CellBatchNorm(channels), nn.LeakyReLU(0.01)
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segfocus.ops.regions import RegionRules, construct_regions, merge, representative_scores
+from segfocus.ops.regions import RegionRules, construct_regions, merge, representative_scores, streaming
 from segfocus.ops.regions.backends import load_backend
 from tests.ops.regions.backends import DEVICES, every_backend, fast_backend
 from tests.ops.regions.scenes import clear, flat, noise, voronoi
@@ -90,14 +90,88 @@ def test_gradients_of_the_scores(rules, backend):
     )
 
 
-@every_backend
-def test_probabilities_of_exactly_zero_and_one_have_finite_gradients(backend):
-    semantic = torch.eye(3)[torch.tensor([0, 0, 1, 2, 2, 1])].T.reshape(3, 2, 3)
-    inputs = [t.requires_grad_() for t in on_device(backend, torch.tensor([[0.0, 1.0, 0.5], [0.2, 0, 1]]), semantic)]
-    regions = torch.zeros(6, dtype=torch.long, device=DEVICES[backend])
-    scores = representative_scores(*inputs, regions, RegionRules(), backend)
-    scores.sum().backward()
-    assert all(tensor.grad.isfinite().all() for tensor in inputs)
+def gradients_in_one_region(backend, rules, boundary, semantic):
+    pixels = boundary.numel()
+    inputs = on_device(backend, boundary, semantic, torch.zeros(pixels, dtype=torch.long))
+    gradient = torch.linspace(0.5, 2, pixels, device=inputs[0].device)
+    return [found.cpu() for found in load_backend(backend).scores_backward(gradient, *inputs, rules)]
+
+
+@fast_backend
+@pytest.mark.parametrize("evidence", ["both", "semantic"])
+def test_probabilities_of_exactly_zero_and_one_have_the_gradients_of_the_definition(evidence, backend):
+    boundary = torch.tensor([[0.0, 1.0, 0.5], [0.2, 0, 1]])
+    semantic = torch.eye(3)[torch.tensor([0, 0, 1, 2, 2, 1])].T.reshape(3, 2, 3).contiguous()
+    given = RegionRules(evidence=evidence), boundary, semantic
+    expected = gradients_in_one_region("dense", *given)
+    assert expected[1].abs().max() > 20  # log2 of 1e-30 counts, not a clamp
+    for found, wanted in zip(gradients_in_one_region(backend, *given), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@fast_backend
+@pytest.mark.parametrize("divergence", ["jensen_shannon", "bernoulli"])
+def test_two_equal_end_points_share_the_gradient_as_in_the_definition(divergence, backend):
+    # the flattest and commonest tie: a boundary that is the same everywhere
+    given = RegionRules(divergence=divergence), torch.full((5, 6), 0.3), noise(5, 6).semantic
+    expected = gradients_in_one_region("dense", *given)[0]
+    torch.testing.assert_close(gradients_in_one_region(backend, *given)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def flat_and_large():
+    """One region of 2401 pixels, and its scores and gradients in double precision."""
+    scene = flat(49, 49, classes=3)
+    gradient = torch.rand(49**2, generator=torch.Generator().manual_seed(0)) / 49**2
+    given = gradient, scene.boundary, scene.semantic
+    precise = [tensor.double() for tensor in given]
+    regions = torch.zeros(49**2, dtype=torch.long)
+    expected = streaming.scores_forward(*precise[1:], regions, RegionRules())
+    return given, regions, (expected, *streaming.scores_backward(*precise, regions, RegionRules()))
+
+
+def assert_exact_in_a_large_region(flat_and_large, backend):
+    given, regions, (scores, *gradients) = flat_and_large
+    moved, module = on_device(backend, *given, regions), load_backend(backend)
+    found = module.scores_forward(*moved[1:], RegionRules())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.cpu().double(), scores, rtol=0, atol=2e-6)
+    for mine, wanted in zip(module.scores_backward(*moved, RegionRules()), gradients, strict=True):
+        torch.testing.assert_close(mine.cpu().double(), wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
+
+
+@fast_backend
+def test_large_regions_lose_no_precision(flat_and_large, backend):
+    assert_exact_in_a_large_region(flat_and_large, backend)
+
+
+def test_large_regions_lose_no_precision_where_there_is_no_float64(flat_and_large, monkeypatch):
+    monkeypatch.setattr(streaming, "_widest", lambda device: torch.float32)
+    assert_exact_in_a_large_region(flat_and_large, "torch")
+
+
+class WithoutDoubles(TorchDispatchMode):
+    """A device like Apple's GPUs."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            # numbers of no dimensions do not live on the device
+            if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64 and tensor.ndim:
+                raise TypeError(f"{function} makes float64")
+        return made
+
+
+def test_streaming_and_merging_need_no_float64(monkeypatch):
+    monkeypatch.setattr(streaming, "_widest", lambda device: torch.float32)
+    scene = clear(voronoi, 9, 13, rules=RegionRules())
+    expected = construct_regions(scene.boundary[None], scene.semantic[None], backend="dense")
+    inputs = scene.boundary[None].requires_grad_(), scene.semantic[None].requires_grad_()
+    with WithoutDoubles():
+        found = construct_regions(*inputs, backend="torch")
+        found.scores.sum().backward()
+    assert torch.equal(found.labels, expected.labels)
+    torch.testing.assert_close(found.scores, expected.scores)
 
 
 @every_backend

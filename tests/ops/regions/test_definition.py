@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from segfocus.ops.regions.definition import (
+    _check_size,
     affinity,
     bernoulli,
     group,
@@ -192,3 +193,9 @@ def test_only_the_evidence_asked_for_counts():
 def test_large_pictures_are_refused_with_a_remedy():
     with pytest.raises(ValueError, match=r'at most 1500 pixels.*got 40 x 40; try backend="torch"'):
         group(torch.rand(40, 40), torch.ones(1, 40, 40), RegionRules())
+
+
+def test_maps_of_other_dimensions_are_refused():
+    # the annotations, checked in tests only, would complain first
+    with pytest.raises(ValueError, match=r"semantic: expected one picture, classes x height x width, got 2 x 3; try"):
+        _check_size("semantic", torch.ones(2, 3), 3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from segfocus.ops.regions.interaction import attention_from, exchange
+from segfocus.ops.regions.interaction import _check_maps, attention_from, exchange
 from segfocus.ops.regions.representatives import choose_representatives
 from tests.ops.regions.largest import Largest
 from tests.ops.regions.scenes import voronoi
@@ -246,3 +246,28 @@ def test_errors_name_what_is_wrong():
         exchange(features, scores, regions, representatives=0)
     with pytest.raises(ValueError, match="regions: expected ids from 0, got -1; try"):
         exchange(features, scores, regions - 1)
+
+
+@pytest.mark.parametrize(("value", "found"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
+def test_scores_that_are_no_numbers_are_refused(value, found):
+    features, scores = inputs()
+    regions, scores = layout("scene"), scores.detach()
+    scores[0, 3, 4] = value
+    with pytest.raises(ValueError, match=rf"scores: expected finite values in \[0, 1\], got {found}; try"):
+        exchange(features, scores, regions)
+    with pytest.raises(ValueError, match=f"scores: expected finite values.*, got {found}; try"):
+        attention_from(features[0], scores[0], regions[0], 0, 0)
+
+
+def test_maps_of_another_size_are_refused():
+    # the annotations, checked in tests only, would complain first
+    (features, scores), regions = inputs(batch=2), layout("scene").repeat(2, 1, 1)
+    form = "batch", "channels", "height", "width"
+    with pytest.raises(ValueError, match=r"scores: expected .* 2 x 9 x 13, got 2 x 9 x 12; try"):
+        _check_maps(features, scores[..., 1:], regions, *form)
+    with pytest.raises(ValueError, match=r"regions: expected .* 2 x 9 x 13, got 1 x 9 x 13; try"):
+        _check_maps(features, scores, regions[:1], *form)
+    with pytest.raises(ValueError, match=r"features: expected batch x .* x width, got 5 x 9 x 13; try"):
+        _check_maps(features[0], scores, regions, *form)
+    with pytest.raises(ValueError, match=r"features: expected channels x .*, got 2 x 5 x 9 x 13; try one picture"):
+        _check_maps(features, scores, regions, *form[1:])

@@ -90,5 +90,5 @@ def test_absorption_can_move_the_first_pixel_and_with_it_the_number():
 
 
 def test_leaders_of_another_picture_are_refused():
-    with pytest.raises(ValueError, match="expected 3 x 4 pixels, got 5"):
+    with pytest.raises(ValueError, match="expected 3 x 4 pixels, got 5; try"):
         merge(torch.arange(5), 3, 4, RegionRules())

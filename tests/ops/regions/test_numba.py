@@ -1,29 +1,33 @@
-"""The compiled backend: every rule against the definition, and nothing that depends on the number of threads.
+"""The compiled backend: pictures wider than its blocks, and nothing that depends on the number of threads.
 
 What holds for every backend is in test_backends.py.
 """
 
-import itertools
+import importlib
 
 import pytest
 import torch
 
 pytest.importorskip("numba")
 
-from segfocus.ops.regions import definition, numba_blocks, numba_cpu
+from segfocus.ops.regions import definition, numba_blocks, numba_cpu, numba_math
 from segfocus.ops.regions.rules import RegionRules
-from tests.ops.regions.scenes import Scene, flat, noise, voronoi
+from tests.ops.regions.scenes import Scene, noise, voronoi
 
 RULES = {
     f"{divergence}-{evidence}-{'whole' if ends else 'inner'}": RegionRules(
         divergence=divergence, evidence=evidence, end_points=ends
     )
-    for divergence, evidence, ends in itertools.product(
-        ("jensen_shannon", "bernoulli"), ("both", "boundary", "semantic"), (True, False)
+    for divergence, evidence, ends in (
+        ("jensen_shannon", "both", True),
+        ("jensen_shannon", "boundary", False),
+        ("bernoulli", "both", False),
+        ("bernoulli", "semantic", True),
     )
 }
-# wider and higher than a block, and lines without a second axis
-SIZES = [(7, numba_blocks.LANES + 5), (numba_blocks.LANES + 9, 4), (11, 13), (1, 37), (37, 1), (1, 1)]
+# wider and higher than a block, several blocks wide, and lines without a second axis
+LANES = numba_blocks.LANES
+SIZES = [(7, LANES + 5), (LANES + 9, 4), (5, 3 * LANES + 4), (1, LANES + 5), (LANES + 5, 1)]
 
 
 def halves(scene: Scene) -> torch.Tensor:
@@ -48,31 +52,15 @@ def assert_same_scores(scene: Scene, regions: torch.Tensor, rules: RegionRules, 
 
 
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
-@pytest.mark.parametrize("make", [flat, noise])
-def test_scores_and_gradients_equal_the_definition(rules, make):
+def test_scores_and_gradients_equal_the_definition_in_any_number_of_blocks(rules):
     for size in SIZES:
-        scene = make(*size, dtype=torch.float64)
+        scene = noise(*size, dtype=torch.float64, classes=3)
         assert_same_scores(scene, halves(scene), rules, 1e-12)
 
 
-@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
-def test_float32_stays_close(rules):
-    scene = noise(9, numba_blocks.LANES + 3, classes=19)
-    assert_same_scores(scene, halves(scene), rules, 2e-6)
-
-
-@pytest.mark.parametrize("grouping", ["first", "components"])
-@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
-def test_leaders_equal_the_definition(rules, grouping):
-    if grouping == "components" and not rules.end_points and rules.evidence != "semantic":
-        return  # refused by RegionRules
-    rules = RegionRules(
-        divergence=rules.divergence, evidence=rules.evidence, end_points=rules.end_points, grouping=grouping
-    )
-    for make, size in [(voronoi, (13, 19)), (flat, (6, 9)), (noise, (9, 14)), (noise, (1, 30)), (noise, (30, 1))]:
-        scene = make(*size, dtype=torch.float64)
-        expected = definition.group(scene.boundary, scene.semantic, rules)
-        assert torch.equal(numba_cpu.group(scene.boundary, scene.semantic, rules), expected)
+def test_float32_stays_close_in_several_blocks():
+    scene = noise(5, 3 * LANES + 4, classes=19)
+    assert_same_scores(scene, halves(scene), RegionRules(), 2e-6)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.6, 0.95])
@@ -113,12 +101,17 @@ def test_fewer_parts_for_many_classes_change_nothing_but_rounding(monkeypatch):
         torch.testing.assert_close(few, found)
 
 
-def test_certain_and_impossible_classes_keep_gradients_finite():
-    semantic = torch.zeros(2, 3, 4)
-    semantic[0, :, :2], semantic[1, :, 2:] = 1, 1
-    boundary = torch.linspace(0, 0.5, 12).view(3, 4)
-    regions = torch.zeros(12, dtype=torch.long)
-    scores = numba_cpu.scores_forward(boundary, semantic, regions, RegionRules(evidence="semantic"))
-    torch.testing.assert_close(scores, torch.full((12,), 0.5))  # half of the pixels are of the other class, E = 1
-    for gradient in numba_cpu.scores_backward(torch.ones(12), boundary, semantic, regions, RegionRules()):
-        assert gradient.isfinite().all()
+def test_what_was_compiled_is_kept_only_while_no_source_changes(tmp_path, monkeypatch):
+    """Compiled code holds the functions and constants of other files, which numba does not look at."""
+    (tmp_path / "kernel.py").write_text("def twice(x):\n    return 2 * x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    kernel = importlib.import_module("kernel")
+
+    def kept():
+        function = numba_math.compiled(kernel.twice)
+        assert function(4) == 8
+        return sum(function.stats.cache_hits.values())
+
+    assert [kept(), kept()] == [0, 1]
+    monkeypatch.setattr(numba_math, "_sources", lambda: "edited")
+    assert [kept(), kept()] == [0, 1]

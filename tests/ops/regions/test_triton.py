@@ -57,6 +57,11 @@ def faint(scale: float) -> Case:
     return Case(made.rules, made.scene, made.tile, gradient_scale=scale)
 
 
+def even() -> Case:
+    made = case(noise, 5, 6)
+    return Case(made.rules, made.scene._replace(boundary=torch.full((5, 6), 0.1)), made.tile)
+
+
 CASES = {
     "the rules of the paper, in the tiles of a GPU": lambda: case(voronoi, 9, 13, tile=None),
     "double precision": lambda: case(voronoi, 7, 6, dtype=torch.float64),
@@ -75,6 +80,7 @@ CASES = {
     "one row": lambda: case(voronoi, 1, 9),
     "one column": lambda: case(noise, 9, 1, end_points=False),
     "one pixel": lambda: case(voronoi, 1, 1),
+    "a boundary that is the same everywhere": even,
     "tiny gradients": lambda: faint(1e-25),
     "huge gradients": lambda: faint(1e25),
     "no gradients": lambda: faint(0.0),

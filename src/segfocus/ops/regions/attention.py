@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ BLOCK = 1 << 21
 """weights held at once by default: 8 MB in float32"""
 
 
-def full_precision(tensor: Tensor) -> torch.autocast:
+def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     """A context without autocast on the tensor's device; backward passes may run inside a caller's autocast."""
+    if tensor.is_meta:  # which has no autocast
+        return nullcontext()
     return torch.autocast(tensor.device.type, enabled=False)
 
 

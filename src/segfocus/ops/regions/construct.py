@@ -13,6 +13,9 @@ from segfocus.ops.regions.merging import merge
 from segfocus.ops.regions.rules import RegionRules
 from segfocus.ops.regions.scores import representative_scores
 
+_MOST_OFF = 0.01
+"""how far probabilities may sum from 1; a softmax in half precision is off by 0.004 at most"""
+
 
 class Regions(NamedTuple):
     """Which pixels belong together, and how well each stands for its region."""
@@ -35,13 +38,14 @@ def construct_regions(
 
     Args:
         boundary: P(boundary) in [0, 1].
-        semantic: class probabilities in [0, 1].
+        semantic: class probabilities in [0, 1] that sum to 1 at every pixel, within 0.01; what a softmax in half
+            precision is off by is divided out for the grouping, whose bounds rely on the sum, not for the scores.
         rules: thresholds and options; the paper's by default.
         backend: "auto", "torch", "numba", "triton" or, for at most 1500 pixels, "dense": all return the same.
 
     Raises:
-        ValueError: maps of different size or without pixels, values that are no probabilities, or a backend that is
-            unknown or not installed.
+        ValueError: maps of different size or without pixels, values that are no probabilities or do not sum to 1, or
+            a backend that is unknown or not installed.
     """
     rules = RegionRules() if rules is None else rules
     _check_maps(boundary, semantic)
@@ -50,10 +54,12 @@ def construct_regions(
         boundary, semantic = boundary.to(dtype).contiguous(), semantic.to(dtype).contiguous()
         _check_probabilities("boundary", boundary)
         _check_probabilities("semantic", semantic)
+        sums = semantic.detach().sum(1)
+        _check_sums(sums)
         name = choose_backend(backend, boundary.device)
         labels, scores = [], []
-        for picture, classes in zip(boundary, semantic, strict=True):
-            leaders = load_backend(name).group(picture.detach(), classes.detach(), rules)
+        for picture, classes, total in zip(boundary, semantic, sums, strict=True):
+            leaders = load_backend(name).group(picture.detach(), classes.detach() / total, rules)
             label = merge(leaders, picture.shape[0], picture.shape[1], rules)
             labels.append(label)
             scores.append(representative_scores(picture, classes, label.flatten(), rules, name).view_as(picture))
@@ -61,15 +67,30 @@ def construct_regions(
 
 
 def _check_maps(boundary: Tensor, semantic: Tensor) -> None:
+    if semantic.ndim != 4:
+        raise ValueError(
+            f"semantic: expected a batch of pictures, batch x classes x height x width, got {_sizes(semantic)}; "
+            "try semantic[None] for one picture"
+        )
     if boundary.shape != (len(semantic), *semantic.shape[2:]):
         raise ValueError(
             f"boundary: expected the batch, height and width of semantic, {len(semantic)} x {semantic.shape[2]} x "
-            f"{semantic.shape[3]}, got {' x '.join(map(str, boundary.shape))}"
+            f"{semantic.shape[3]}, got {_sizes(boundary)}; try boundary[:, 0] where it has a channel, or interpolate it"
         )
     if boundary.device != semantic.device:
-        raise ValueError(f"boundary: expected the device of semantic, {semantic.device}, got {boundary.device}")
+        raise ValueError(
+            f"boundary: expected the device of semantic, {semantic.device}, got {boundary.device}; "
+            f'try boundary.to("{semantic.device}")'
+        )
     if not semantic.numel():
-        raise ValueError(f"semantic: expected at least one picture, class and pixel, got {tuple(semantic.shape)}")
+        raise ValueError(
+            f"semantic: expected at least one picture, class and pixel, got {_sizes(semantic)}; "
+            "try without the empty batch"
+        )
+
+
+def _sizes(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape))
 
 
 def _check_probabilities(name: str, values: Tensor) -> None:
@@ -82,3 +103,15 @@ def _check_probabilities(name: str, values: Tensor) -> None:
             found = "NaN" if low != low else f"{low:.4g} to {high:.4g}"
             remedy = "a lower learning rate" if low != low else "sigmoid or softmax of the scores"
             raise ValueError(f"{name}: expected probabilities in [0, 1], got {found} in picture {number}; try {remedy}")
+
+
+def _check_sums(sums: Tensor) -> None:
+    off = (sums - 1).abs().flatten(1).amax(1)
+    if off.max() > _MOST_OFF:
+        picture = int(off.argmax())
+        found = sums[picture].flatten()
+        worst = float(found[(found - 1).abs().argmax()])
+        raise ValueError(
+            f"semantic: expected probabilities that sum to 1 over the classes at every pixel, got {worst:.4g} in "
+            f"picture {picture}; try softmax of the scores over dimension 1, or p and 1 - p for one class"
+        )

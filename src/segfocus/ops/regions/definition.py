@@ -38,10 +38,10 @@ def line_maxima(boundary: Float[Tensor, "height width"], end_points: bool = True
     The gradient goes to the first maximum as seen from the row pixel.
 
     Raises:
-        ValueError: more than 1500 pixels.
+        ValueError: more than 1500 pixels, or a map of other dimensions.
     """
+    _check_size("boundary", boundary, 2)
     height, width = boundary.shape
-    _check_size(height, width)
     y = torch.arange(height, device=boundary.device).repeat_interleave(width)
     x = torch.arange(width, device=boundary.device).repeat(height)
     down, right = y - y[:, None], x - x[:, None]
@@ -76,25 +76,32 @@ def line_maxima(boundary: Float[Tensor, "height width"], end_points: bool = True
 
 
 def _entropy(probability: Tensor) -> Tensor:
-    return -probability * probability.clamp_min(TINY).log()
+    probability = _within(probability, TINY, math.inf)
+    return -probability * probability.log()
+
+
+def _within(values: Tensor, lowest: float, highest: float) -> Tensor:
+    """Clamped values with the gradient of those that were not: for bounds that only rounding, or a 0, exceeds."""
+    return values.detach().clamp(lowest, highest) + (values - values.detach())
 
 
 def jensen_shannon(semantic: Float[Tensor, "classes height width"]) -> Float[Tensor, "pixels pixels"]:
     """E: Jensen-Shannon divergence of every two pixels' class distributions in bits, in [0, 1] (equation 2).
 
     H(U) - (H(C_i) + H(C_j)) / 2 with U = (C_i + C_j) / 2; 0 for equal distributions, 1 for disjoint ones.
+    The gradient is log2(C_i / U) / 2, with a probability of 0 taken for 1e-30: finite, and not cut off at the ends.
     Where this differs: equation 2 as printed lacks the logarithms' quotient by U.
 
     Raises:
-        ValueError: more than 1500 pixels.
+        ValueError: more than 1500 pixels, or a map of other dimensions.
     """
-    _check_size(*semantic.shape[1:])
+    _check_size("semantic", semantic, 3)
     flat = semantic.flatten(1)
     own = _entropy(flat).sum(0)
     joint = torch.zeros(flat.shape[1], flat.shape[1], dtype=flat.dtype, device=flat.device)
     for probability in flat:
         joint = joint + _entropy((probability[:, None] + probability) / 2)
-    return ((joint - (own[:, None] + own) / 2) / math.log(2)).clamp(0, 1)
+    return _within((joint - (own[:, None] + own) / 2) / math.log(2), 0, 1)
 
 
 def top_classes(semantic: Float[Tensor, "classes height width"]) -> Int[Tensor, "height width"]:
@@ -110,9 +117,9 @@ def bernoulli(semantic: Float[Tensor, "classes height width"]) -> Float[Tensor, 
     Where this differs: the released gradient has a wrong logarithm, and passes through the clamps.
 
     Raises:
-        ValueError: more than 1500 pixels.
+        ValueError: more than 1500 pixels, or a map of other dimensions.
     """
-    _check_size(*semantic.shape[1:])
+    _check_size("semantic", semantic, 3)
     flat = semantic.flatten(1)
     column = flat[top_classes(semantic).flatten()].clamp(LOWEST, HIGHEST)
     row = column.diagonal()[:, None]
@@ -130,7 +137,7 @@ def affinity(
     """F = (1 - D)(1 - E), in [0, 1]; evidence "boundary" leaves E out, "semantic" leaves D out.
 
     Raises:
-        ValueError: more than 1500 pixels.
+        ValueError: more than 1500 pixels, or a map of other dimensions.
     """
     pixels = boundary.numel()
     result = torch.ones(pixels, pixels, dtype=boundary.dtype, device=boundary.device)
@@ -152,7 +159,7 @@ def group(
     first pixel of its connected component.
 
     Raises:
-        ValueError: more than 1500 pixels.
+        ValueError: more than 1500 pixels, or a map of other dimensions.
     """
     table = affinity(boundary, semantic, rules)
     joined = (table + table.T) / 2 > rules.threshold
@@ -176,7 +183,7 @@ def scores_forward(
     """J: mean affinity of each pixel to its region, itself included, in [0, 1].
 
     Raises:
-        ValueError: more than 1500 pixels.
+        ValueError: more than 1500 pixels, or a map of other dimensions.
     """
     same = (regions[:, None] == regions).to(boundary.dtype)
     return (affinity(boundary, semantic, rules) * same).sum(1) / same.sum(1)
@@ -192,7 +199,7 @@ def scores_backward(
     """Gradients of the boundary and class probabilities for a gradient of the scores, by autograd.
 
     Raises:
-        ValueError: more than 1500 pixels.
+        ValueError: more than 1500 pixels, or a map of other dimensions.
     """
     with torch.enable_grad():
         inputs = boundary.detach().requires_grad_(), semantic.detach().requires_grad_()
@@ -201,9 +208,16 @@ def scores_backward(
     return found[0], found[1]
 
 
-def _check_size(height: int, width: int) -> None:
+def _check_size(name: str, maps: Tensor, dimensions: int) -> None:
+    if maps.ndim != dimensions:
+        wanted = ("height x width", "classes x height x width")[dimensions - 2]
+        raise ValueError(
+            f"{name}: expected one picture, {wanted}, got {' x '.join(map(str, maps.shape))}; "
+            "try the pictures of a batch one by one"
+        )
+    height, width = maps.shape[-2:]
     if height * width > MOST_PIXELS:
         raise ValueError(
-            f"boundary: expected at most {MOST_PIXELS} pixels for tables of all pairs, got {height} x {width}; "
+            f"{name}: expected at most {MOST_PIXELS} pixels for tables of all pairs, got {height} x {width}; "
             'try backend="torch"'
         )

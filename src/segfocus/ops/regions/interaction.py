@@ -23,6 +23,7 @@ Where this differs:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -61,8 +62,10 @@ def exchange(
         learned scale, once; regions and the choice of representatives are constants.
 
     Raises:
-        ValueError: fewer than 1 representative, or negative regions.
+        ValueError: fewer than 1 representative, scores or regions of another size, scores that are NaN or infinite,
+            or negative regions.
     """
+    _check_maps(features, scores, regions, "batch", "channels", "height", "width")
     batch, channels, height, width = features.shape
     with full_precision(features):
         features = features if features.dtype == torch.float64 else features.float()
@@ -107,6 +110,7 @@ def attention_from(
     Raises:
         ValueError: a pixel outside the picture; as `exchange`.
     """
+    _check_maps(features, scores, regions, "channels", "height", "width")
     height, width = scores.shape
     if not (0 <= row < height and 0 <= column < width):
         raise ValueError(f"pixel: expected a place in {height} x {width} cells, got ({row}, {column}); try the middle")
@@ -223,3 +227,23 @@ def _softmax_in_regions(
     weights = (logits - highest.masked_fill(highest == -torch.inf, 0)[regions]).exp()
     totals = torch.zeros_like(table).index_add(0, regions, weights)
     return weights / totals.masked_fill(totals == 0, 1)[regions]
+
+
+def _check_maps(features: Tensor, scores: Tensor, regions: Tensor, *form: str) -> None:
+    def sizes(shape: Sequence[object]) -> str:
+        return " x ".join(map(str, shape))
+
+    if features.ndim != len(form):
+        remedy = "features[None]" if features.ndim < len(form) else "one picture at a time"
+        raise ValueError(f"features: expected {sizes(form)}, got {sizes(features.shape)}; try {remedy}")
+    wanted = features.shape[:-3] + features.shape[-2:]
+    for name, values in (("scores", scores), ("regions", regions)):
+        if values.shape != wanted:
+            raise ValueError(
+                f"{name}: expected the size of the features without channels, {sizes(wanted)}, got "
+                f"{sizes(values.shape)}; try {name} of `construct_regions` on maps of that size"
+            )
+    # NaN orders before and after nothing: representatives would be chosen at random, and the result be NaN
+    if not scores.isfinite().all():
+        found = "NaN" if scores.isnan().any() else "infinity"
+        raise ValueError(f"scores: expected finite values in [0, 1], got {found}; try scores of `construct_regions`")

@@ -13,6 +13,9 @@ from torch.nn import functional
 
 from segfocus.ops.regions.rules import RegionRules
 
+_WHOLE_NUMBERS = 2**24
+"""float32 holds every whole number up to this"""
+
 
 def merge(leaders: Int[Tensor, " pixels"], height: int, width: int, rules: RegionRules) -> Int[Tensor, "height width"]:
     """Region of each pixel, numbered from 0 in the order of the regions' first pixels.
@@ -23,7 +26,10 @@ def merge(leaders: Int[Tensor, " pixels"], height: int, width: int, rules: Regio
         ValueError: not one leader for each pixel.
     """
     if leaders.numel() != height * width:
-        raise ValueError(f"leaders: expected {height} x {width} pixels, got {leaders.numel()}")
+        raise ValueError(
+            f"leaders: expected {height} x {width} pixels, got {leaders.numel()}; "
+            "try the height and width of the map that was grouped"
+        )
     labels = resolve_leaders(leaders).view(height, width)
     labels = absorb_small(labels, rules.min_region)
     if rules.max_regions is not None:
@@ -63,9 +69,10 @@ def keep_largest(labels: Int[Tensor, "height width"], max_regions: int) -> Int[T
 def _absorb(labels: Int[Tensor, "height width"], kept: Bool[Tensor, " regions"]) -> Int[Tensor, "height width"]:
     if kept.all():
         return labels
-    # max-pooling of negated labels is the lowest label around; float64 holds every label exactly
+    # max-pooling of negated labels is the lowest label around; not float64 at once, which Apple's GPUs lack
+    exact = torch.float32 if len(kept) < _WHOLE_NUMBERS else torch.float64
     open_pixel = -float(len(kept))
-    grown = torch.where(kept[labels], -labels.double(), open_pixel)
+    grown = torch.where(kept[labels], -labels.to(exact), open_pixel)
     while (missing := grown == open_pixel).any():
         around = functional.max_pool2d(grown[None, None], 3, stride=1, padding=1)[0, 0]
         grown = torch.where(missing, around, grown)

@@ -196,10 +196,16 @@ def add_scores(sums, layout, part, parts):
 
 @compiled
 @no_type_check
-def _add_to_lines(sums, cells, left, whole, fraction, where, gradients):
-    """Give the gradient of each line's maximum to the two cells that it was read from."""
+def _add_to_lines(sums, boundary, cells, lines, left, right, whole, fraction, where, gradients, returning):
+    """Give the gradient of each line's maximum to the two cells that it was read from.
+
+    Where both ends are the maximum, the part of the way back, `returning`, goes to the end that it starts from.
+    """
     for x in range(LANES):
         t = where[x]
+        if t == 0 and lines == WHOLE_LINES and boundary[left + np.uintp(x)] == boundary[right + np.uintp(x)]:
+            sums[np.int64(right) + x] += returning[x]
+            gradients[x] -= returning[x]
         if t >= 0 and gradients[x] != 0:
             place = np.int64(left) + x + t + whole[t] * cells
             share = gradients[x] * fraction[t]
@@ -263,7 +269,7 @@ def add_gradients(line_sums, class_sums, shares, layout, part, parts):
     height, width, cells = layout.height, layout.width, layout.width + LANES
     whole, fraction = np.zeros(width, np.int64), np.zeros(width, boundary.dtype)
     same, weights, highest = _block(boundary), _block(boundary), _block(boundary)
-    ahead, back = _block(boundary), _block(boundary)
+    ahead, back, returning = _block(boundary), _block(boundary), _block(boundary)
     where = np.zeros(LANES, np.int32)
     one, half = like(boundary[0], 1), like(boundary[0], 0.5)
     for right in range(1, width):
@@ -303,6 +309,8 @@ def add_gradients(line_sums, class_sums, shares, layout, part, parts):
                         _add_bernoulli(class_sums, classes, top, cells, here, there, near, far, shares, same, highest)
                     if lines != NO_LINES:
                         for x in range(np.uintp(LANES)):
-                            first = shares[here + x] * (one - ahead[x])
-                            weights[x] = -same[x] * (first + shares[there + x] * (one - back[x]))
-                        _add_to_lines(line_sums, cells, here, whole, fraction, where, weights)
+                            returning[x] = -same[x] * shares[there + x] * (one - back[x])
+                            weights[x] = returning[x] - same[x] * shares[here + x] * (one - ahead[x])
+                        _add_to_lines(
+                            line_sums, boundary, cells, lines, here, there, whole, fraction, where, weights, returning
+                        )

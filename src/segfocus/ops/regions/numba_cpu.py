@@ -15,8 +15,9 @@ The work is cut into parts that depend on the picture's size alone, each with su
 result does not depend on the number of threads (PyTorch's: `torch.set_num_threads`).  The threads are Python's, whose
 lock the compiled code does not hold, because numba's own may neither be entered twice at once nor survive a fork.
 
-Where this differs from the definition: a maximum that lies at several samples gives its gradient to one of them, not
-always to the same.
+Where this differs from the definition: a maximum that lies at several places of a line gives its gradient, both ways,
+to the first of them as seen from the left (from above on lines that run down); only where these are the two end points
+does each direction give it to the pixel that it starts from, as there.
 
 Source: Shen et al., "RANet: Region Attention Network for Semantic Segmentation", NeurIPS 2020, equations 1 to 5.
 """

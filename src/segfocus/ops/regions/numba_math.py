@@ -1,6 +1,9 @@
 """How `numba_cpu` compiles, and the functions of one number that its compiled parts share."""
 
 import math
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, no_type_check
 
 import numba
@@ -23,9 +26,21 @@ def compiled(function: Any) -> Any:
     "contract" lets a product and a sum be one instruction; nothing else is relaxed.
     """
     try:
-        return numba.njit(function, cache=True, **_OPTIONS)
-    except RuntimeError:  # neither the package's folder nor the user's can be written to
+        cached: Any = numba.njit(function, cache=True, **_OPTIONS)
+        # numba takes what it kept for fresh while the function's own file is: functions and constants of the others,
+        # which are compiled into it, would stay as they were
+        cached._cache._cache_file._source_stamp = _sources()
+        return cached
+    # neither the package's folder nor the user's can be written to; a numba that keeps its stamp elsewhere; no sources
+    except (RuntimeError, AttributeError, OSError):
         return numba.njit(function, **_OPTIONS)
+
+
+@cache
+def _sources() -> str:
+    """What the compiled functions are made of."""
+    names = ("definition", "numba_math", "numba_pairs", "numba_blocks")
+    return sha256(b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in names)).hexdigest()
 
 
 def inlined(function: Any) -> Any:

@@ -11,7 +11,8 @@ class RegionRules:
     """How pixels are grouped into regions and scored (Shen et al. 2020, section 3.1).
 
     Raises:
-        ValueError: a value out of its range, or components without end points, which joins nearly everything.
+        ValueError: a value of another type or out of its range, or components without end points, which joins nearly
+            everything.
     """
 
     threshold: float = 0.8
@@ -39,15 +40,29 @@ class RegionRules:
         }
         for name, valid in choices.items():
             if getattr(self, name) not in valid:
-                raise ValueError(f"{name}: expected one of {', '.join(valid)}, got {getattr(self, name)!r}")
-        if not 0.0 < self.threshold < 1.0:
-            raise ValueError(f"threshold: expected an affinity in (0, 1), got {self.threshold}")
-        if self.min_region < 1:
-            raise ValueError(f"min_region: expected at least 1 pixel, got {self.min_region}")
-        if self.max_regions is not None and self.max_regions < 1:
-            raise ValueError(f"max_regions: expected at least 1 region or none, got {self.max_regions}")
+                raise ValueError(
+                    f"{name}: expected one of {', '.join(valid)}, got {getattr(self, name)!r}; try {valid[0]}"
+                )
+        # True is a number to Python, and NaN fails every comparison
+        if isinstance(self.threshold, bool) or not (isinstance(self.threshold, int | float) and 0 < self.threshold < 1):
+            raise ValueError(f"threshold: expected an affinity in (0, 1), got {self.threshold!r}; try 0.8")
+        if not isinstance(self.end_points, bool):
+            raise ValueError(f"end_points: expected true or false, got {self.end_points!r}; try true")
+        if not _is_count(self.min_region):
+            raise ValueError(
+                f"min_region: expected a whole number of pixels from 1, got {self.min_region!r}; try 8 (1 keeps all)"
+            )
+        if not (self.max_regions is None or _is_count(self.max_regions)):
+            raise ValueError(
+                f"max_regions: expected a whole number of regions from 1, or none, got {self.max_regions!r}; "
+                "try 256 (none keeps all)"
+            )
         if self.grouping == "components" and not self.end_points and self.evidence != "semantic":
             raise ValueError(
                 "grouping: expected first without end points, got components: neighbouring pixels then always see "
                 "a line without boundary, and regions run into each other; try end_points true"
             )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -4,6 +4,10 @@ All pairs that lie the same number of columns apart are worked on together, as r
 shifted rows of the map, so that every step is a few long vector operations, and memory grows with pixels ** 1.5 at
 most.  Rows that cannot matter are left out early; every bound used for that is exact, so the result is that of
 `definition`.  The backward pass computes the lines once more instead of keeping them.
+
+Where this differs from the definition: a maximum that lies at several places of a line gives its gradient, both ways,
+to the first of them as seen from the left (from above on lines that run down); only where these are the two end points
+does each direction give it to the pixel that it starts from, as there.
 """
 
 from __future__ import annotations
@@ -58,15 +62,16 @@ def scores_forward(
     """J: mean affinity of each pixel to its region, itself included; see `definition.scores_forward`."""
     picture = _Picture(boundary, semantic, rules)
     # a pixel's line to itself is that pixel
-    total = 1 - boundary.flatten() if picture.own_boundary else torch.ones_like(boundary).flatten()
+    total = _Sum(1 - boundary.flatten() if picture.own_boundary else torch.ones_like(boundary).flatten())
     for view in (0, 1):
         for pairs, same in _within(picture, view, regions):
             here, there = pairs.select(picture.index[view], same)
             open_line = (1 - picture.line_maxima(pairs)[0])[same]
             forth, back = picture.divergence(here, there)
-            total.index_add_(0, here, open_line * (1 - forth))
-            total.index_add_(0, there, open_line * (1 - back))
-    return total / torch.bincount(regions)[regions]
+            total.add(here, open_line * (1 - forth))
+            total.add(there, open_line * (1 - back))
+            total.carry()
+    return (total.values / torch.bincount(regions)[regions]).to(boundary.dtype)
 
 
 @torch.no_grad()
@@ -80,8 +85,8 @@ def scores_backward(
     """Gradients of the boundary and class probabilities for a gradient of the scores."""
     picture = _Picture(boundary, semantic, rules)
     share = gradient / torch.bincount(regions)[regions]
-    of_boundary = -share.clone() if picture.own_boundary else torch.zeros_like(share)
-    of_semantic = torch.zeros_like(semantic).flatten(1)
+    of_boundary = _Sum(-share if picture.own_boundary else torch.zeros_like(share))
+    of_semantic = _Sum(torch.zeros_like(semantic).flatten())
     for view in (0, 1):
         for pairs, same in _within(picture, view, regions):
             here, there = pairs.select(picture.index[view], same)
@@ -89,11 +94,46 @@ def scores_backward(
             forth, back = picture.divergence(here, there)
             weight_forth, weight_back = share[here], share[there]
             if rules.evidence != "semantic":
-                weight = (forth - 1) * weight_forth + (back - 1) * weight_back
-                _give_boundary(of_boundary, picture.index[view], pairs, same, steps, weight)
+                weights = (forth - 1) * weight_forth, (back - 1) * weight_back
+                picture.give_boundary(of_boundary, pairs, same, steps, *weights)
             closed = maxima[same] - 1
             picture.give_semantic(of_semantic, here, there, closed * weight_forth, closed * weight_back)
-    return of_boundary.view_as(boundary), of_semantic.view_as(semantic)
+            of_boundary.carry()
+            of_semantic.carry()
+    return (
+        of_boundary.values.to(boundary.dtype).view_as(boundary),
+        of_semantic.values.to(semantic.dtype).view_as(semantic),
+    )
+
+
+class _Sum:
+    """Sums of very many small numbers: in float64, or where the device has none in two stages with what rounding lost.
+
+    Plain float32 would lose as much as the tolerance between backends where a region is large.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values.to(_widest(values.device)).clone()
+        self.compensated = self.values.dtype == torch.float32
+        self.part, self.lost = torch.zeros_like(self.values), torch.zeros_like(self.values)
+
+    def add(self, places: Tensor, values: Tensor) -> None:
+        into = self.part if self.compensated else self.values
+        into.index_add_(0, places, values.to(into.dtype))
+
+    def carry(self) -> None:
+        """After every few values a place: add what has gathered, keeping what rounding drops (Kahan)."""
+        if self.compensated:
+            wanted = self.part - self.lost
+            total = self.values + wanted
+            self.lost = (total - self.values) - wanted
+            self.values = total
+            self.part.zero_()
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """The most precise numbers of a device: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class _Pairs(NamedTuple):
@@ -207,7 +247,32 @@ class _Picture:
 
         return (both(middle) - (both(row) + both(column)) / 2).clamp_(min=0), row, column
 
-    def give_semantic(self, total: Tensor, here: Tensor, there: Tensor, forth: Tensor, back: Tensor) -> None:
+    def give_boundary(
+        self, total: _Sum, pairs: _Pairs, same: Tensor, steps: Tensor | None, forth: Tensor, back: Tensor
+    ) -> None:
+        """Add to `total` the gradient of pairs whose D has the gradients `forth` and `back`.
+
+        It goes to the two pixels that the maximum lies between.
+        """
+        assert steps is not None
+        index = self.index[pairs.view]
+        row, column = same.nonzero(as_tuple=True)
+        step = steps[same].long()
+        if self.own_boundary:
+            # both ends are the maximum: the way back starts from the other one
+            here, there = pairs.select(self.boundary[pairs.view], same)
+            tied = (step == 0) & (here == there)
+            total.add(pairs.there(index)[same], back.where(tied, 0))
+            back = back.masked_fill(tied, 0)
+        weight = forth + back
+        on_line = step >= 0
+        row, column, step, weight = row[on_line], column[on_line], step[on_line], weight[on_line]
+        whole, fraction = _crossing(pairs.shift[row], step, pairs.reach, weight.dtype)
+        near, column = pairs.row[row] + whole, column + step
+        total.add(index[near, column], weight * (1 - fraction))
+        total.add(index[(near + 1).clamp_max(len(index) - 1), column], weight * fraction)
+
+    def give_semantic(self, total: _Sum, here: Tensor, there: Tensor, forth: Tensor, back: Tensor) -> None:
         """Add to `total` the class gradient of pairs whose E has the gradients `forth` and `back`."""
         if self.rules.evidence == "boundary":
             return
@@ -218,14 +283,15 @@ class _Picture:
                 for pixel, probability in ((one, row), (other, column)):
                     slope = 0.5 * weight * (torch.logit(probability) - middle)
                     slope.masked_fill_((probability <= LOWEST) | (probability >= HIGHEST), 0)
-                    total.view(-1).index_add_(0, self.top[one] * total.shape[1] + pixel, slope)
+                    total.add(self.top[one] * len(self.top) + pixel, slope)
             return
         weight = (forth + back) * (0.5 / math.log(2))
-        for probability, part in zip(self.semantic, total, strict=True):
+        for label, probability in enumerate(self.semantic):
+            first = label * len(probability)
             one, other = probability[here], probability[there]
             middle = ((one + other) / 2).clamp_(min=TINY).log_()
-            part.index_add_(0, here, one.clamp_(min=TINY).log_().sub_(middle).mul_(weight))
-            part.index_add_(0, there, other.clamp_(min=TINY).log_().sub_(middle).mul_(weight))
+            total.add(first + here, one.clamp_(min=TINY).log_().sub_(middle).mul_(weight))
+            total.add(first + there, other.clamp_(min=TINY).log_().sub_(middle).mul_(weight))
 
 
 def _crossing(shift: Tensor, step: Tensor | int, reach: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -282,18 +348,3 @@ def _unite(leaders: Tensor, here: Tensor, there: Tensor) -> None:
         leaders.scatter_reduce_(0, torch.maximum(one, other), torch.minimum(one, other), "amin")
         while not torch.equal(leaders, onward := leaders[leaders]):
             leaders.copy_(onward)
-
-
-def _give_boundary(
-    total: Tensor, index: Tensor, pairs: _Pairs, same: Tensor, steps: Tensor | None, weight: Tensor
-) -> None:
-    """Add the gradient of each pair's D to the two pixels that its maximum lies between."""
-    assert steps is not None
-    row, column = same.nonzero(as_tuple=True)
-    step = steps[same].long()
-    on_line = step >= 0
-    row, column, step, weight = row[on_line], column[on_line], step[on_line], weight[on_line]
-    whole, fraction = _crossing(pairs.shift[row], step, pairs.reach, weight.dtype)
-    near, column = pairs.row[row] + whole, column + step
-    total.index_add_(0, index[near, column], weight * (1 - fraction))
-    total.index_add_(0, index[(near + 1).clamp_max(len(index) - 1), column], weight * fraction)

@@ -11,8 +11,9 @@ one region only; their backward pass walks the lines again and remembers where t
 The results are the same every time.  One program owns a row, its score and its semantic gradient; boundary gradients,
 which many programs add to, are added as 64-bit integers, whose sum does not depend on the order.
 
-Where this differs from `definition`: rounding; a probability of 0 counts as 1e-30; a boundary gradient is rounded to
-2^-60 of the sum of all |gradients|.
+Where this differs from `definition`: rounding; a boundary gradient is rounded to 2^-60 of the sum of all |gradients|; a
+maximum that lies at several places of a line gives its gradient, both ways, to the first of them as seen from the
+pixel that comes first, unless these are the two end points.
 """
 
 import math

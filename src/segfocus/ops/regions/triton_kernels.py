@@ -264,7 +264,16 @@ def gradients_kernel(
             openness -= maximum
             steps, minor, major_stride, minor_stride = _course(row, column, width)
             lower = live & (row[:, None] <= column[None, :]) & (where >= 0)
-            slope = -row_weight * forward - tl.where(row[:, None] < column[None, :], column_weight * back, 0.0)
+            slope = -row_weight * forward
+            returning = tl.where(row[:, None] < column[None, :], -column_weight * back, 0.0)
+            if END_POINTS:
+                # both ends are the maximum: the way back starts from the other one
+                tied = lower & (where == 0) & (tl.load(boundary + row)[:, None] == tl.load(boundary + column)[None, :])
+                apart = (tl.where(tied, returning, 0.0) * FIXED_POINT).to(tl.int64)
+                ends = boundary_gradient + column[None, :] + tl.zeros_like(steps)
+                tl.atomic_add(ends, apart, mask=tied & (row[:, None] < column[None, :]), sem="relaxed")
+                returning = tl.where(tied, 0.0, returning)
+            slope += returning
             whole = where * minor // tl.maximum(steps, 1)
             rest = where * minor - whole * steps
             place = row[:, None] + where * major_stride + whole * minor_stride
