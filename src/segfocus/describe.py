@@ -110,5 +110,6 @@ def text_of(found: dict[str, Any]) -> str:
         f"GMAC        {found['gmac']:.3f} for one picture of {height} x {width}",
         "output maps (channels x height x width)",
     ]
-    lines += [f"  {name:<20}{' x '.join(map(str, shape))}" for name, shape in found["outputs"].items()]
+    widest = max(map(len, found["outputs"]))
+    lines += [f"  {name:<{widest}}  {' x '.join(map(str, shape))}" for name, shape in found["outputs"].items()]
     return "\n".join(lines)

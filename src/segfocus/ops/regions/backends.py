@@ -9,6 +9,8 @@ from types import ModuleType
 
 import torch
 
+from segfocus.errors import SegfocusError
+
 BACKENDS = {
     "dense": "definition",
     "torch": "streaming",
@@ -30,18 +32,18 @@ def choose_backend(name: str, device: torch.device) -> str:
     "auto" is "triton" on CUDA and "numba" on the CPU where they can be imported, else "torch", saying once why.
 
     Raises:
-        ValueError: an unknown backend, one that cannot be imported or one that cannot work on the device.
+        SegfocusError: an unknown backend, one that cannot be imported or one that cannot work on the device.
     """
     if name == "auto":
         return _fastest(device.type)
     if name not in BACKENDS:
-        raise ValueError(f"backend: expected auto, {', '.join(BACKENDS)}, got {name!r}; try auto")
+        raise SegfocusError(f"backend: expected auto, {', '.join(BACKENDS)}, got {name!r}; try auto")
     problem = _problem(name)
     if problem is not None:
         remedy = _REMEDIES["numba"] if name == "numba" else 'backend="torch"'
-        raise ValueError(f"backend: expected one that can be imported, got {name}: {problem}; try {remedy}")
+        raise SegfocusError(f"backend: expected one that can be imported, got {name}: {problem}; try {remedy}")
     if name == "numba" and device.type != "cpu":
-        raise ValueError(f'backend: expected one that works on {device.type}, got numba; try backend="auto"')
+        raise SegfocusError(f'backend: expected one that works on {device.type}, got numba; try backend="auto"')
     return name
 
 

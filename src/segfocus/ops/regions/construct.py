@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from segfocus.errors import SegfocusError
 from segfocus.ops.regions.backends import choose_backend, load_backend
 from segfocus.ops.regions.merging import merge
 from segfocus.ops.regions.rules import RegionRules
@@ -44,7 +45,7 @@ def construct_regions(
         backend: "auto", "torch", "numba", "triton" or, for at most 1500 pixels, "dense": all return the same.
 
     Raises:
-        ValueError: maps of different size or without pixels, values that are no probabilities or do not sum to 1, or
+        SegfocusError: maps of different size or without pixels, values that are no probabilities or do not sum to 1, or
             a backend that is unknown or not installed.
     """
     rules = RegionRules() if rules is None else rules
@@ -68,22 +69,22 @@ def construct_regions(
 
 def _check_maps(boundary: Tensor, semantic: Tensor) -> None:
     if semantic.ndim != 4:
-        raise ValueError(
+        raise SegfocusError(
             f"semantic: expected a batch of pictures, batch x classes x height x width, got {_sizes(semantic)}; "
             "try semantic[None] for one picture"
         )
     if boundary.shape != (len(semantic), *semantic.shape[2:]):
-        raise ValueError(
+        raise SegfocusError(
             f"boundary: expected the batch, height and width of semantic, {len(semantic)} x {semantic.shape[2]} x "
             f"{semantic.shape[3]}, got {_sizes(boundary)}; try boundary[:, 0] where it has a channel, or interpolate it"
         )
     if boundary.device != semantic.device:
-        raise ValueError(
+        raise SegfocusError(
             f"boundary: expected the device of semantic, {semantic.device}, got {boundary.device}; "
             f'try boundary.to("{semantic.device}")'
         )
     if not semantic.numel():
-        raise ValueError(
+        raise SegfocusError(
             f"semantic: expected at least one picture, class and pixel, got {_sizes(semantic)}; "
             "try without the empty batch"
         )
@@ -102,7 +103,9 @@ def _check_probabilities(name: str, values: Tensor) -> None:
         if not (low >= 0 and high <= 1):
             found = "NaN" if low != low else f"{low:.4g} to {high:.4g}"
             remedy = "a lower learning rate" if low != low else "sigmoid or softmax of the scores"
-            raise ValueError(f"{name}: expected probabilities in [0, 1], got {found} in picture {number}; try {remedy}")
+            raise SegfocusError(
+                f"{name}: expected probabilities in [0, 1], got {found} in picture {number}; try {remedy}"
+            )
 
 
 def _check_sums(sums: Tensor) -> None:
@@ -111,7 +114,7 @@ def _check_sums(sums: Tensor) -> None:
         picture = int(off.argmax())
         found = sums[picture].flatten()
         worst = float(found[(found - 1).abs().argmax()])
-        raise ValueError(
+        raise SegfocusError(
             f"semantic: expected probabilities that sum to 1 over the classes at every pixel, got {worst:.4g} in "
             f"picture {picture}; try softmax of the scores over dimension 1, or p and 1 - p for one class"
         )

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from segfocus.errors import SegfocusError
 from segfocus.ops.regions.rules import RegionRules
 
 MOST_PIXELS = 1500
@@ -38,7 +39,7 @@ def line_maxima(boundary: Float[Tensor, "height width"], end_points: bool = True
     The gradient goes to the first maximum as seen from the row pixel.
 
     Raises:
-        ValueError: more than 1500 pixels, or a map of other dimensions.
+        SegfocusError: more than 1500 pixels, or a map of other dimensions.
     """
     _check_size("boundary", boundary, 2)
     height, width = boundary.shape
@@ -93,7 +94,7 @@ def jensen_shannon(semantic: Float[Tensor, "classes height width"]) -> Float[Ten
     Where this differs: equation 2 as printed lacks the logarithms' quotient by U.
 
     Raises:
-        ValueError: more than 1500 pixels, or a map of other dimensions.
+        SegfocusError: more than 1500 pixels, or a map of other dimensions.
     """
     _check_size("semantic", semantic, 3)
     flat = semantic.flatten(1)
@@ -117,7 +118,7 @@ def bernoulli(semantic: Float[Tensor, "classes height width"]) -> Float[Tensor, 
     Where this differs: the released gradient has a wrong logarithm, and passes through the clamps.
 
     Raises:
-        ValueError: more than 1500 pixels, or a map of other dimensions.
+        SegfocusError: more than 1500 pixels, or a map of other dimensions.
     """
     _check_size("semantic", semantic, 3)
     flat = semantic.flatten(1)
@@ -137,7 +138,7 @@ def affinity(
     """F = (1 - D)(1 - E), in [0, 1]; evidence "boundary" leaves E out, "semantic" leaves D out.
 
     Raises:
-        ValueError: more than 1500 pixels, or a map of other dimensions.
+        SegfocusError: more than 1500 pixels, or a map of other dimensions.
     """
     pixels = boundary.numel()
     result = torch.ones(pixels, pixels, dtype=boundary.dtype, device=boundary.device)
@@ -159,7 +160,7 @@ def group(
     first pixel of its connected component.
 
     Raises:
-        ValueError: more than 1500 pixels, or a map of other dimensions.
+        SegfocusError: more than 1500 pixels, or a map of other dimensions.
     """
     table = affinity(boundary, semantic, rules)
     joined = (table + table.T) / 2 > rules.threshold
@@ -183,7 +184,7 @@ def scores_forward(
     """J: mean affinity of each pixel to its region, itself included, in [0, 1].
 
     Raises:
-        ValueError: more than 1500 pixels, or a map of other dimensions.
+        SegfocusError: more than 1500 pixels, or a map of other dimensions.
     """
     same = (regions[:, None] == regions).to(boundary.dtype)
     return (affinity(boundary, semantic, rules) * same).sum(1) / same.sum(1)
@@ -199,7 +200,7 @@ def scores_backward(
     """Gradients of the boundary and class probabilities for a gradient of the scores, by autograd.
 
     Raises:
-        ValueError: more than 1500 pixels, or a map of other dimensions.
+        SegfocusError: more than 1500 pixels, or a map of other dimensions.
     """
     with torch.enable_grad():
         inputs = boundary.detach().requires_grad_(), semantic.detach().requires_grad_()
@@ -211,13 +212,13 @@ def scores_backward(
 def _check_size(name: str, maps: Tensor, dimensions: int) -> None:
     if maps.ndim != dimensions:
         wanted = ("height x width", "classes x height x width")[dimensions - 2]
-        raise ValueError(
+        raise SegfocusError(
             f"{name}: expected one picture, {wanted}, got {' x '.join(map(str, maps.shape))}; "
             "try the pictures of a batch one by one"
         )
     height, width = maps.shape[-2:]
     if height * width > MOST_PIXELS:
-        raise ValueError(
+        raise SegfocusError(
             f"{name}: expected at most {MOST_PIXELS} pixels for tables of all pairs, got {height} x {width}; "
             'try backend="torch"'
         )

@@ -24,6 +24,7 @@ import triton
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from segfocus.errors import SegfocusError
 from segfocus.ops.regions import triton_kernels as kernels
 from segfocus.ops.regions.definition import TINY, top_classes
 from segfocus.ops.regions.rules import RegionRules
@@ -63,7 +64,7 @@ def group(
         Index of a pixel (row * width + column) for every pixel, at most its own.  It has no gradient.
 
     Raises:
-        ValueError: the maps are not on a CUDA device.
+        SegfocusError: the maps are not on a CUDA device.
     """
     maps = _maps(boundary, semantic)
     own = torch.arange(boundary.numel(), device=boundary.device, dtype=torch.int32)
@@ -91,7 +92,7 @@ def scores_forward(
     `regions` are consecutive numbers from 0; the maps are those of `group`.
 
     Raises:
-        ValueError: the maps are not on a CUDA device.
+        SegfocusError: the maps are not on a CUDA device.
     """
     maps = _maps(boundary, semantic)
     rows, columns = _tile_size(boundary)
@@ -114,7 +115,7 @@ def scores_backward(
     """Gradients of the boundary and class probabilities for a gradient of the scores; regions count as constant.
 
     Raises:
-        ValueError: the maps are not on a CUDA device.
+        SegfocusError: the maps are not on a CUDA device.
     """
     maps = _maps(boundary, semantic)
     rows, columns = _tile_size(boundary)
@@ -177,7 +178,7 @@ def _follow(labels: Tensor) -> Tensor:
 def _maps(boundary: Tensor, semantic: Tensor) -> _Maps:
     compiled = isinstance(kernels.scores_kernel, triton.JITFunction)
     if compiled and not (boundary.is_cuda and semantic.is_cuda):
-        raise ValueError(
+        raise SegfocusError(
             f"boundary, semantic: expected maps on a CUDA device, got {boundary.device} and {semantic.device}; "
             'try backend="torch"'
         )
