@@ -307,7 +307,7 @@ def test_sizes_at_table_3s_map(name, parameters, operations):
     ("options", "message"),
     [
         ({"channels": 20}, r"channels: expected a multiple of 8, got 20; try 512"),
-        ({"map_size": 0}, r"map_size: expected cells from 1, .* got 0"),
+        ({"map_size": 0}, r"map_size: expected a whole number from 1, got 0"),
         ({"map_size": [3, 4, 5]}, r"map_size: expected .* got \[3, 4, 5\]"),
         ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\), got 1.0"),
         ({"auxiliary_weight": -1}, r"auxiliary_weight: expected a number from 0, got -1"),
