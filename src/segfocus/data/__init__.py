@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from segfocus.data.classes import Classes
 from segfocus.data.known import load_classes
+from segfocus.data.published import TUNING_SPLITS, VAL_IS_HOLDOUT
 from segfocus.errors import SegfocusError, nearest
 from segfocus.recipe import DataConfig
 
@@ -46,6 +47,24 @@ DATASETS: dict[str, Reader] = {
             "fit": "train without the frames 0001TP*",
             "holdout": "the frames 0001TP* of train",
         },
+    ),
+    "deepcrack": Reader(
+        "segfocus.data.deepcrack",
+        "DeepCrack, background and crack (data.root: images/SPLIT + masks/SPLIT, or SPLIT_img + SPLIT_lab)",
+        {"train": "as published", "test": "as published"} | TUNING_SPLITS | VAL_IS_HOLDOUT,
+    ),
+    "drive": Reader(
+        "segfocus.data.drive",
+        "DRIVE, background and retinal vessel, void outside the field of view (data.root: images, masks, fov / SPLIT)",
+        {"train": "as published", "test": "as published"}
+        | TUNING_SPLITS
+        | VAL_IS_HOLDOUT
+        | {"test_second": "test with the second observer's masks (masks2/test)"},
+    ),
+    "nuclei_dsb2018": Reader(
+        "segfocus.data.nuclei",
+        "nuclei of the Data Science Bowl 2018, background and nucleus (data.root: images/SPLIT + masks/SPLIT)",
+        {name: f"images/{name} + masks/{name}" for name in ("train", "val", "test")} | TUNING_SPLITS,
     ),
     "synthetic": Reader(
         "segfocus.data.synthetic",
