@@ -7,7 +7,8 @@ and a patch of C classes has C of them (logit adjustment).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
@@ -40,20 +41,8 @@ def best_thresholds_per_class(
     Raises:
         SegfocusError: as `best_thresholds`, or a label that is no class.
     """
-    _check_labels(labels, probabilities)
-    return np.stack(
-        [
-            best_thresholds(
-                probability,
-                one_against_rest(labels, train_id),
-                patch,
-                score=score,
-                thresholds=thresholds,
-                offset=offset,
-            )
-            for train_id, probability in enumerate(probabilities)
-        ]
-    )
+    search = partial(best_thresholds, patch=patch, score=score, thresholds=thresholds, offset=offset)
+    return _each_against_rest(search, probabilities, labels)
 
 
 def threshold_targets(
@@ -70,19 +59,17 @@ def threshold_targets(
     Raises:
         SegfocusError: as `threshold_target`, or a label that is no class.
     """
+    cut = partial(threshold_target, patch=patch, score=score, thresholds=thresholds, offset=offset)
+    return _each_against_rest(cut, probabilities, labels)
+
+
+def _each_against_rest(
+    function: Callable[..., np.ndarray], probabilities: Shaped[np.ndarray, "classes height width"], labels: np.ndarray
+) -> np.ndarray:
+    """function(probability, mask) of every class, stacked."""
     _check_labels(labels, probabilities)
     return np.stack(
-        [
-            threshold_target(
-                probability,
-                one_against_rest(labels, train_id),
-                patch,
-                score=score,
-                thresholds=thresholds,
-                offset=offset,
-            )
-            for train_id, probability in enumerate(probabilities)
-        ]
+        [function(values, one_against_rest(labels, train_id)) for train_id, values in enumerate(probabilities)]
     )
 
 
