@@ -19,7 +19,7 @@ BACKENDS = {
 }
 
 
-_REMEDIES = {"numba": 'pip install --upgrade "segfocus[fast]"', "triton": "pip install --upgrade triton"}
+_REMEDIES = {"numba": "pip install --upgrade numba", "triton": "pip install --upgrade triton"}
 
 
 class BackendWarning(UserWarning):
