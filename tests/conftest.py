@@ -13,6 +13,16 @@ if os.environ.get("SEGFOCUS_TYPE_HOOK", "1") != "0":
     install_import_hook("segfocus", "tests.runtime_types.check")
 
 
+@pytest.fixture(scope="session")
+def unchecked():
+    """A process without those checks, for what torch.compile or an exporter traces: `tests.unchecked`."""
+    from tests.unchecked import UncheckedProcess
+
+    process = UncheckedProcess()
+    yield process
+    process.close()
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """Folder of the real data sets; skips where it is absent."""

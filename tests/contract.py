@@ -5,10 +5,6 @@ Pictures are small but odd; `build` must be cheap (a small backbone without weig
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from abc import abstractmethod
 
 import pytest
@@ -135,17 +131,20 @@ class SegmenterContract:
         network = self.build().train()
         image, target = scene(64, 96)
         optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
-        first = None
+        labelled = target != 255
+        losses, right = [], 0.0
         for _ in range(80):
-            total = sum(network.loss(network(image), target).values())
+            output = network(image)
+            right = (output.labels() == target)[labelled].float().mean()
+            total = sum(network.loss(output, target).values())
+            losses.append(total.item())
+            if right > 0.95 and losses[-1] < 0.5 * losses[0]:
+                break
             optimizer.zero_grad()
             total.backward()
             optimizer.step()
-            first = first or total.item()
-        assert total.item() < 0.5 * first
-        labels = network(image).labels()
-        labelled = target != 255
-        assert (labels == target)[labelled].float().mean() > 0.95
+        assert losses[-1] < 0.5 * losses[0]
+        assert right > 0.95
 
     def test_save_and_load_give_the_same_function(self, tmp_path):
         from safetensors.torch import load_file, save_file
@@ -162,36 +161,10 @@ class SegmenterContract:
             assert torch.equal(network(image).logits, other(image).logits)
 
     @pytest.mark.slow
-    def test_compiles_and_exports_to_the_same_function_or_says_why_not(self):
-        """In a process of its own: torch.compile does not trace through the shape checks of the test suite."""
+    def test_compiles_and_exports_to_the_same_function_or_says_why_not(self, unchecked):
         network = self.build()
         if not network.exportable:
             assert network.export_refusal
             return
-        module, _, name = self.builder.partition(":")
-        script = textwrap.dedent(
-            f"""
-            import sys, warnings
-            sys.path.insert(0, {str(os.path.dirname(__file__))!r})
-            import torch
-            from {module} import {name} as build
-            torch.manual_seed(0)
-            network = build({self.classes}).eval()
-            small, large = torch.rand(1, 3, 96, 160), torch.rand(2, 3, 120, 136)
-            with torch.no_grad():
-                compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
-                torch.testing.assert_close(compiled(small).logits, network(small).logits, rtol=1e-4, atol=1e-4)
-                eight = torch.export.Dim("rows", min=12, max=200), torch.export.Dim("columns", min=12, max=200)
-                sizes = {{0: torch.export.Dim("batch", min=1, max=8), 2: 8 * eight[0], 3: 8 * eight[1]}}
-                program = torch.export.export(network, (torch.rand(2, 3, 96, 160),), dynamic_shapes=(sizes,))
-                for image in (small, large):
-                    got, expected = program.module()(image), network(image)
-                    torch.testing.assert_close(got.logits, expected.logits, rtol=1e-4, atol=1e-4)
-                    assert torch.equal(got.labels(), expected.labels())
-            """
-        )
-        environment = {**os.environ, "SEGFOCUS_TYPE_HOOK": "0", "PYTHONWARNINGS": "ignore", "JAXTYPING_DISABLE": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        failure = unchecked.failure("tests.exports:assert_compiles_and_exports", self.builder, self.classes)
+        assert not failure, failure

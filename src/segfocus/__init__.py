@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from segfocus.checkpoint import load as load
     from segfocus.checkpoint import save as save
     from segfocus.data.classes import Classes as Classes
-    from segfocus.inference.predictor import Prediction as Prediction
+    from segfocus.inference.prediction import Prediction as Prediction
     from segfocus.inference.predictor import Predictor as Predictor
+    from segfocus.inference.refiner import MapRefiner as MapRefiner
     from segfocus.output import Output as Output
     from segfocus.recipe import Recipe as Recipe
     from segfocus.recipe import load_recipe as load_recipe
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "Checkpoint": "segfocus.checkpoint",
     "Classes": "segfocus.data.classes",
+    "MapRefiner": "segfocus.inference.refiner",
     "Output": "segfocus.output",
-    "Prediction": "segfocus.inference.predictor",
+    "Prediction": "segfocus.inference.prediction",
     "Predictor": "segfocus.inference.predictor",
     "Recipe": "segfocus.recipe",
     "evaluate": "segfocus.training.run",

@@ -22,7 +22,7 @@ from segfocus.recipe import Recipe
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from segfocus.methods.base import Segmenter
+    from segfocus.methods.base import Method
 
 _KEY = "segfocus"
 _LARGEST_HEADER = 100_000_000  # bytes; the safetensors format's own limit
@@ -32,7 +32,7 @@ _LARGEST_HEADER = 100_000_000  # bytes; the safetensors format's own limit
 class Checkpoint:
     """A trained network with everything needed to use it."""
 
-    model: Segmenter
+    model: Method
     """in eval mode, float32"""
     recipe: Recipe
     """the run's resolved recipe"""
@@ -54,7 +54,7 @@ class Metadata:
 
 def save(
     path: str | Path,
-    model: Segmenter,
+    model: Method,
     recipe: Recipe,
     classes: Classes,
     scores: dict[str, Any] | None = None,

@@ -21,6 +21,7 @@ VERBS = {
     "train": "train a recipe on pictures and masks; writes a run folder with weights, scores and a report",
     "evaluate": "score a checkpoint on a split of a data set",
     "report": "say where predictions of any model are wrong, from files on disk: one HTML page",
+    "refine": "better masks from probability maps of any model: export-maps, train, apply, compare",
     "doctor": "examine pictures and masks before training: sizes, values, classes, duplicates",
     "predict": "label pictures",
     "list": "what there is: methods, datasets, recipes",

@@ -16,6 +16,8 @@ DEFAULT_SIZE = (512, 1024)
 """height and width in pixels where neither the user nor the recipe says one"""
 DEFAULT_CLASSES = 19
 """assumed where a recipe leaves its classes to the user's classes file"""
+DEFAULT_REFINER_SIZE, DEFAULT_REFINER_CLASSES = (512, 512), 2
+"""the same for refiners"""
 
 
 def described_recipe(
@@ -42,7 +44,7 @@ def described_recipe(
     recipe = changed(load_recipe(what), changes)
     if num_classes is not None:
         return recipe, num_classes
-    if recipe.data.name == "folder" and recipe.data.classes is None:
+    if recipe.data.name in ("folder", "maps") and recipe.data.classes is None:
         return recipe, None
     return recipe, dataset_classes(recipe.data).num_classes
 
@@ -52,8 +54,8 @@ def describe(recipe: Recipe, num_classes: int | None = None, size: tuple[int, in
 
     Args:
         recipe: only its model section is built; pretrained weights are never fetched.
-        num_classes: two or more; 19 when None.
-        size: height and width in pixels; the recipe's crop when None, else 512 x 1024.
+        num_classes: two or more; 19 when None, of a refiner 2.
+        size: height and width in pixels; the recipe's crop when None, else 512 x 1024, of a refiner 512 x 512.
 
     Returns:
         JSON-safe: `parameters`, `gmac` (10^9 multiply-adds of convolutions and matrix products, evaluation mode,
@@ -64,17 +66,22 @@ def describe(recipe: Recipe, num_classes: int | None = None, size: tuple[int, in
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
 
-    from segfocus.methods import build
+    from segfocus.methods import build, method_class
 
     _check_classes(num_classes)
-    height, width = size or recipe.data.crop or DEFAULT_SIZE
+    refines = method_class(recipe.model.method).takes == "maps"
+    height, width = size or recipe.data.crop or (DEFAULT_REFINER_SIZE if refines else DEFAULT_SIZE)
+    classes = num_classes or (DEFAULT_REFINER_CLASSES if refines else DEFAULT_CLASSES)
     with torch.device("meta"):
-        model = build(recipe.model, num_classes or DEFAULT_CLASSES, fetch=False).eval()
+        model = build(recipe.model, classes, fetch=False).eval()
     weights = dict([*model.named_parameters(), *model.named_buffers()])
     # the forward pass believes to be on the CPU: autocast and some timm models do not know the meta device
     with FakeTensorMode(), torch.inference_mode(), FlopCounterMode(display=False) as counter:
         state = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in weights.items()}
-        output = torch.func.functional_call(model, state, (torch.zeros(1, 3, height, width),))
+        seen = (torch.zeros(1, 3, height, width),)
+        if refines:
+            seen = (torch.zeros(1, classes, height, width), *seen)
+        output = torch.func.functional_call(model, state, seen)
     maps = {
         item.name: list(value.shape[1:])
         for item in dataclasses.fields(output)
@@ -85,7 +92,7 @@ def describe(recipe: Recipe, num_classes: int | None = None, size: tuple[int, in
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "gmac": counter.get_total_flops() / 2e9,
         "size": [height, width],
-        "num_classes": num_classes or DEFAULT_CLASSES,
+        "num_classes": classes,
         "classes_assumed": num_classes is None,
         "outputs": maps,
         "recipe": recipe.to_dict(),

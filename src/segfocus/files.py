@@ -11,17 +11,21 @@ from typing import Any
 from segfocus.errors import SegfocusError
 
 
+class CannotWriteError(SegfocusError):
+    """The disk is full, the folder cannot be written: what every further file would meet too."""
+
+
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
     """Turn whatever the system refuses while `path` is written into one line.
 
     Raises:
-        SegfocusError: the disk is full, the folder cannot be written, ...
+        CannotWriteError: the disk is full, the folder cannot be written, ...
     """
     try:
         yield
     except OSError as error:
-        raise SegfocusError(
+        raise CannotWriteError(
             f"cannot write {path}: {error.strerror or error}; files written before are complete; "
             "try another folder or free some space"
         ) from error
@@ -34,7 +38,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     When the block raises, the temporary file is removed and an earlier `path` stays as it was.
 
     Raises:
-        SegfocusError: the disk is full or the folder cannot be written.
+        CannotWriteError: the disk is full or the folder cannot be written.
     """
     path = Path(path)
     temporary = None

@@ -27,21 +27,27 @@ class DataConfig:
     root: str | None = None
     """folder of a dataset with a fixed layout (camvid, ...)"""
     images: str | None = None
-    """folder reader: training pictures"""
+    """folder reader: training pictures; maps reader: pictures of the maps, for refiners that read them"""
     masks: str | None = None
-    """folder reader: training masks, paired with the pictures by relative path without extension"""
+    """folder and maps reader: training masks, paired by relative path without extension"""
     val_images: str | None = None
     """folder reader: validation pictures; without it a share of the training pairs, told by their names, is held out"""
     val_masks: str | None = None
     """folder reader: validation masks"""
     val_share: float = 0.15
-    """folder reader: share (about) of the training pairs held out for validation when val_images is not given"""
+    """folder and maps reader: share (about) of the training pairs held out for validation when nothing else is given"""
+    maps: str | None = None
+    """maps reader: probability maps of any network, paired with the masks by relative path without extension"""
+    logits: bool = False
+    """maps reader: the maps hold logits, not probabilities"""
     classes: str | None = None
     """classes file (YAML: raw mask values to names); the reader's own classes when not given"""
     train_split: str = "train"
     """split to train on"""
     val_split: str = "val"
     """split to validate on"""
+    resize: list[int] | None = None
+    """maps reader: height and width in pixels that maps and masks are brought to first; none: they keep their size"""
     crop: list[int] | None = None
     """training crop, height and width in pixels; none: pictures must all have one size"""
     scale: list[float] = field(default_factory=lambda: [0.5, 2.0])
@@ -50,6 +56,8 @@ class DataConfig:
     """a crop in which one class holds a larger share of the labelled pixels is drawn again (up to 10 times)"""
     flip: bool = True
     """mirror half of the training pictures left to right"""
+    turn: bool = False
+    """maps reader: also mirror upside down, and turn by quarters where crops are square"""
     jitter: float = 0.4
     """strength of the random brightness, contrast and saturation change, 0 for none"""
     batch_size: int = 8
@@ -141,13 +149,15 @@ class EvaluationConfig:
     """How predictions are made in validation, `evaluate` and `predict`."""
 
     window: list[int] | None = None
-    """sliding window, height and width in pixels; none: whole pictures"""
+    """sliding window, height and width in pixels; none: whole pictures.  Of refiners: multiples of their patch"""
     stride: list[int] | None = None
-    """step of the sliding window in pixels; none: two thirds of the window"""
+    """step of the sliding window in pixels; none: two thirds of the window, of refiners three quarters"""
     scales: list[float] = field(default_factory=lambda: [1.0])
     """picture scales whose predictions are averaged"""
     flip: bool = False
     """average with the prediction of the mirrored picture"""
+    shifts: bool = False
+    """refiners: average over grids of patches moved by half a patch"""
     boundary_distances: list[int] = field(default_factory=lambda: [1, 3, 5])
     """distances d of the Boundary IoU in pixels"""
 

@@ -169,7 +169,7 @@ def test_output_must_not_be_the_pictures_folder(folder, tmp_path):
         with pytest.raises(SegfocusError, match=r"output folder .* is also the pictures' folder"):
             predict_folder(make_predictor(), inputs, out, ("labels",))
     make_picture(tmp_path / "labels/x.png")
-    with pytest.raises(SegfocusError, match="is a picture to predict and would be overwritten"):
+    with pytest.raises(SegfocusError, match="is read and would be overwritten"):
         predict_folder(make_predictor(), [tmp_path / "labels"], tmp_path, ("labels",), overwrite=True)
     assert files_below(folder) == ["a.png", "c.d.png", "deep/er/b.png"]
     (tmp_path / "file").touch()

@@ -1,10 +1,5 @@
 """Context blocks against slow twins and their published sizes, and the network around them against the contract."""
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import pytest
 import torch
 from torch.nn import functional
@@ -325,26 +320,6 @@ def test_an_unknown_block_is_refused():
 
 
 @pytest.mark.slow
-def test_further_blocks_export_for_other_sizes():
-    """In a process of its own, without the shape checks of the test suite; sizes up to beyond PSA's reach."""
-    script = textwrap.dedent(
-        """
-        import torch
-        from segfocus.methods.baselines import build_block
-
-        for name in ("aspp", "non_local", "asymmetric_non_local", "criss_cross", "psa"):
-            torch.manual_seed(0)
-            block = build_block(name, 16, map_size=9).eval()
-            for parameter in block.parameters():
-                parameter.data.add_(0.05)
-            batch, *sides = torch.export.Dim("batch"), *(torch.export.Dim(name, min=7) for name in ("rows", "columns"))
-            sizes = {0: batch, 2: sides[0], 3: sides[1]}
-            program = torch.export.export(block, (torch.randn(2, 16, 8, 7),), dynamic_shapes=(sizes,))
-            for size in ((8, 7), (11, 13), (7, 20)):
-                x = torch.randn(3, 16, *size)
-                torch.testing.assert_close(program.module()(x), block(x), rtol=1e-4, atol=1e-5)
-        """
-    )
-    environment = {**os.environ, "SEGFOCUS_TYPE_HOOK": "0", "PYTHONWARNINGS": "ignore", "JAXTYPING_DISABLE": "1"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_further_blocks_export_for_other_sizes(unchecked):
+    failure = unchecked.failure("tests.exports:assert_context_blocks_export")
+    assert not failure, failure

@@ -1,10 +1,5 @@
 """OVeNet: sizes, ONNX, precision, refusals."""
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -46,49 +41,13 @@ def test_the_head_on_a_lite_network_is_light():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("builder", ["build_light", "build_every_other_choice", "build_hrnet"])
-def test_onnx_gives_the_same_labels_at_two_sizes(builder, tmp_path):
-    """In a process of its own: the exporter does not trace through the shape checks of the test suite."""
-    script = textwrap.dedent(
-        f"""
-        import sys
-        import numpy, onnxruntime, torch
-        from tests.methods.ovenets import awake, {builder}
-
-        class Exported(torch.nn.Module):
-            def __init__(self, network):
-                super().__init__()
-                self.network = network
-
-            def forward(self, image):
-                output = self.network(image)
-                return output.logits, output.offsets, output.confidence
-
-        torch.manual_seed(0)
-        network = Exported(awake({builder}(4)).eval())
-        rows, columns = torch.export.Dim("rows", min=3, max=60), torch.export.Dim("columns", min=3, max=60)
-        shapes = ({{0: torch.export.Dim("batch", min=1, max=8), 2: 32 * rows, 3: 32 * columns}},)
-        image = torch.rand(2, 3, 96, 160)
-        torch.onnx.export(network, (image,), sys.argv[1], dynamo=True, dynamic_shapes=shapes, opset_version=18)
-        session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-        for size in ((2, 3, 96, 160), (1, 3, 192, 128)):
-            image = torch.rand(*size)
-            logits, offsets, confidence = session.run(None, {{session.get_inputs()[0].name: image.numpy()}})
-            with torch.no_grad():
-                expected = network(image)
-            assert expected[1].abs().max() > 1
-            for got, value in zip((logits, offsets, confidence), expected):
-                numpy.testing.assert_allclose(got, value.numpy(), rtol=1e-3, atol=1e-3)
-            assert (logits.argmax(1) == expected[0].argmax(1).numpy()).all()
-        """
+def test_onnx_gives_the_same_labels_at_two_sizes(builder, tmp_path, unchecked):
+    failure = unchecked.failure(
+        "tests.exports:assert_onnx_gives_the_same_offsets",
+        f"tests.methods.ovenets:{builder}",
+        tmp_path / "network.onnx",
     )
-    environment = {
-        **os.environ, "SEGFOCUS_TYPE_HOOK": "0", "PYTHONWARNINGS": "ignore", "JAXTYPING_DISABLE": "1", "PYTHONPATH": "."
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "network.onnx")],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert not failure, failure
 
 
 def test_bfloat16_autocast_keeps_coordinates_exact_on_a_wide_picture():

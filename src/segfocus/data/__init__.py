@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from segfocus.data.classes import Classes
+from segfocus.data.folds import of_fold, split_and_fold
 from segfocus.data.known import load_classes
 from segfocus.data.published import TUNING_SPLITS, VAL_IS_HOLDOUT
 from segfocus.errors import SegfocusError, nearest
@@ -66,6 +67,15 @@ DATASETS: dict[str, Reader] = {
         "nuclei of the Data Science Bowl 2018, background and nucleus (data.root: images/SPLIT + masks/SPLIT)",
         {name: f"images/{name} + masks/{name}" for name in ("train", "val", "test")} | TUNING_SPLITS,
     ),
+    "maps": Reader(
+        "segfocus.data.maps",
+        "probability maps of any network, to be refined (data.maps, data.masks, data.images where they are read)",
+        {
+            "train": "the maps, less what is held out",
+            "val": "a fixed share (data.val_share) of them",
+            "all": "every map",
+        },
+    ),
     "synthetic": Reader(
         "segfocus.data.synthetic",
         "generated street scenes with exact labels, no download",
@@ -93,14 +103,17 @@ def open_dataset(
 
     `transform` None keeps pictures at their own size; `seed` is that of the augmentation (the split itself never
     depends on it); `classes` overrides the reader's own (a checkpoint's classes, or to avoid finding them twice).
+    `train:2of5` is the second of five folds of train, `train:not2of5` the other four; see `segfocus.data.folds`.
 
     Raises:
         SegfocusError: unknown reader or split (nearest names offered), or whatever is wrong with the files.
     """
+    split, fold = split_and_fold(split)
     module = _module(config, split)
     if classes is None:
         classes = dataset_classes(config)
-    return module.dataset(config, split, classes, transform, seed)
+    dataset = module.dataset(config, split, classes, transform, seed)
+    return dataset if fold is None else of_fold(dataset, fold)
 
 
 def dataset_classes(config: DataConfig) -> Classes:

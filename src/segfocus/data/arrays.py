@@ -21,7 +21,7 @@ ARRAY_EXTENSIONS = (PICTURE_EXTENSIONS - {".jpeg", ".jpg"}) | {".npy", ".npz"}
 Axes = Literal["HW", "CHW", "HWC", "unknown", "colors"]
 """unknown: three axes of which the file does not say the order; colors: height x width x (red, green, blue)"""
 
-_BROKEN = (
+BROKEN = (
     OSError,
     ValueError,
     EOFError,
@@ -101,9 +101,9 @@ def _read_numpy(path: Path) -> Stored:
                 loaded = np.asarray(loaded[called])
     except SegfocusError:
         raise
-    except _BROKEN as error:
-        raise _damaged(path, "NumPy", error) from error
-    values = _numbers(path, loaded)
+    except BROKEN as error:
+        raise damaged(path, "NumPy", error) from error
+    values = numbers(path, loaded)
     return Stored(values, "HW" if values.ndim == 2 else "unknown", called)
 
 
@@ -136,20 +136,23 @@ def _read_tiff(path: Path, colors: bool, stack: bool, max_pixels: int) -> Stored
             values, axes = series.asarray(), series.axes
     except SegfocusError:
         raise
-    except (*_BROKEN, tifffile.TiffFileError) as error:  # in older versions no ValueError
-        raise _damaged(path, "TIFF", error) from error
+    except (*BROKEN, tifffile.TiffFileError) as error:  # in older versions no ValueError
+        raise damaged(path, "TIFF", error) from error
+    return Stored(numbers(path, values), tiff_axes(axes))
+
+
+def tiff_axes(axes: str) -> Axes:
+    """What tifffile's letters for the axes of a series say of their order."""
     if len(axes) == 3 and axes.endswith("YX") and axes[0] in _TIFF_PAGES:
-        known: Axes = "CHW"
-    else:
-        known = _TIFF_AXES.get(axes, "unknown")
-    return Stored(_numbers(path, values), known)
+        return "CHW"
+    return _TIFF_AXES.get(axes, "unknown")
 
 
 def _is_colored(series: Any) -> bool:
     return int(series.keyframe.photometric) in _COLORED and series.dtype == np.uint8 and series.shape[-1] in (3, 4)
 
 
-def _numbers(path: Path, values: np.ndarray) -> np.ndarray:
+def numbers(path: Path, values: np.ndarray) -> np.ndarray:
     """The array with superfluous leading axes dropped; refuses what holds no numbers or no picture."""
     if values.dtype.kind not in "buif":
         raise SegfocusError(f"{path}: expected numbers, got an array of {values.dtype}; try integers or float32")
@@ -164,6 +167,7 @@ def _numbers(path: Path, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _damaged(path: Path, kind: str, error: BaseException) -> SegfocusError:
+def damaged(path: Path, kind: str, error: BaseException) -> SegfocusError:
+    """One line about a file that NumPy or tifffile cannot read."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return SegfocusError(f"{path}: expected a complete {kind} file, got: {reason[:200]}; try to make it again")

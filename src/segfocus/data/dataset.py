@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -95,6 +96,12 @@ class SegmentationDataset(Dataset[Sample]):
                 f"got {_size(mask)}; try to export the mask at the picture's size"
             )
         return picture, self.classes.encode(mask, str(pair.mask))
+
+    def only(self, indices: Iterable[int]) -> SegmentationDataset:
+        """A data set of these pictures alone, otherwise the same."""
+        part = copy.copy(self)
+        part.pairs = [self.pairs[index] for index in indices]
+        return part
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of a picture in pixels, without decoding it."""

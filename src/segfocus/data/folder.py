@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,30 +35,34 @@ def classes(config: DataConfig) -> Classes:
     listed = pairs(config, "all")
     if config.val_images:
         listed += pairs(config, "val")
+    return classes_of_masks([pair.mask for pair in listed if pair.mask is not None], config.max_pixels)
+
+
+def classes_of_masks(masks: Sequence[Path], max_pixels: int) -> Classes:
+    """Classes found in masks, at least one; see `classes`."""
     found: set[int] = set()
-    for pair in listed:
-        assert pair.mask is not None
-        mask = read_mask(pair.mask, config.max_pixels)
+    for path in masks:
+        mask = read_mask(path, max_pixels)
         if mask.ndim == 3:
             colors = np.unique(mask.reshape(-1, 3), axis=0)[:3].tolist()
             raise SegfocusError(
-                f"{pair.mask}: expected integer masks where no classes file is given, got an RGB mask "
+                f"{path}: expected integer masks where no classes file is given, got an RGB mask "
                 f"(colours such as {', '.join(map(str, colors))}); try --data.classes FILE with these as raw values"
             )
         found |= _values(mask)
         if len(found) > _MOST_CLASSES + 1:
             raise SegfocusError(
-                f"{pair.mask}: expected at most {_MOST_CLASSES} mask values where no classes file is given, got more "
+                f"{path}: expected at most {_MOST_CLASSES} mask values where no classes file is given, got more "
                 "up to here; try masks without lossy compression or smoothing, or --data.classes FILE"
             )
-    kind = mask_kind(listed[0].mask or listed[0].picture)
+    kind = mask_kind(masks[0])
     if found == {0, IGNORE}:
         _log.warning("masks hold only 0 and 255: 255 is read as class foreground, 0 as class background")
         return Classes.from_dict({"classes": {0: "background", 1: {"name": "foreground", "raw": [IGNORE]}}})
     values = sorted(found - {IGNORE})
     if len(values) < 2:
         raise SegfocusError(
-            f"{config.masks}: expected masks of at least two classes, got only the value "
+            f"{masks[0].parent}: expected masks of at least two classes, got only the value "
             f"{', '.join(map(str, sorted(found)))}; try --data.classes FILE to say what masks may hold"
         )
     ignored = "; 255 is ignored" if IGNORE in found else ""

@@ -41,10 +41,13 @@ class Row:
     """option -> file; an optional one may be absent"""
 
 
-def match_files(labels: Source, others: Sequence[Source], allow_missing: bool = False) -> tuple[list[Row], list[str]]:
+def match_files(
+    labels: Source, others: Sequence[Source], allow_missing: bool = False, word: str = "label"
+) -> tuple[list[Row], list[str]]:
     """Rows of all labels that have a file in every source that is not optional, sorted by name.
 
-    Files without a label are left out with a notice, as are, with `allow_missing`, labels that lack one.
+    `word` is what messages call a file of `labels`.  Files without a label are left out with a notice, as are, with
+    `allow_missing`, labels that lack one.
 
     Returns:
         The rows, and the names of the labels that lack a file.
@@ -59,20 +62,21 @@ def match_files(labels: Source, others: Sequence[Source], allow_missing: bool = 
     for source in others:
         absent = [name for name in wanted if name not in found[source.option]]
         if len(absent) == len(wanted):
-            raise _no_match(labels, wanted, source, found[source.option])
+            raise _no_match(labels, wanted, source, found[source.option], word)
         if extra := len(found[source.option]) - len(wanted) + len(absent):
             _log.info(
-                "%s: %d of %d files have no label and are left out", source.folder, extra, len(found[source.option])
+                "%s: %d of %d files have no %s and are left out", source.folder, extra, len(found[source.option]), word
             )
         if not absent:
             continue
         if source.optional:
-            _log.warning("%s: none for %d of %d labels", source.folder, len(absent), len(wanted))
+            _log.warning("%s: none for %d of %d %ss", source.folder, len(absent), len(wanted), word)
             continue
         if not allow_missing:
+            advice = "--allow-missing to score the others alone" if word == "label" else "to add them"
             raise SegfocusError(
-                f"{source.option} {source.folder}: expected a file for each of {len(wanted)} labels, got none for "
-                f"{len(absent)}: {_listed(absent)}; try --allow-missing to score the others alone"
+                f"{source.option} {source.folder}: expected a file for each of {len(wanted)} {word}s, got none for "
+                f"{len(absent)}: {_listed(absent)}; try {advice}"
             )
         _log.warning("%s: %d of %d labels have no file there and are left out", source.folder, len(absent), len(wanted))
         missing |= dict.fromkeys(absent)
@@ -155,13 +159,17 @@ def _empty(source: Source) -> SegfocusError:
     return SegfocusError(f"{source.option} {source.folder}: expected files ({endings}), got {got}; try {advice}")
 
 
-def _no_match(labels: Source, wanted: Collection[str], source: Source, found: Collection[str]) -> SegfocusError:
+def _no_match(
+    labels: Source, wanted: Collection[str], source: Source, found: Collection[str], word: str
+) -> SegfocusError:
     """Says what the names look like on both sides, and the option that would make them equal where one would."""
     label, file = next(iter(wanted)), next(iter(found))
     shorter = sorted((name for name in found if label.startswith(name)), key=len)
     longer = sorted((name for name in found if name.startswith(label)), key=len)
     stems = {name.rsplit("/", 1)[-1] for name in found}
-    if shorter:
+    if word != "label":  # their names have no option that leaves endings out
+        advice = "to rename one of the two"
+    elif shorter:
         advice = f"{labels.suffix_option} {label.removeprefix(shorter[-1])}"
     elif longer:
         advice = f"{source.suffix_option} {longer[0].removeprefix(label)}"
@@ -173,7 +181,7 @@ def _no_match(labels: Source, wanted: Collection[str], source: Source, found: Co
     else:
         advice = f"{labels.suffix_option} or {source.suffix_option} to leave out endings"
     return SegfocusError(
-        f"{source.option} {source.folder}: expected files called like the labels, such as '{label}', got such as "
+        f"{source.option} {source.folder}: expected files called like the {word}s, such as '{label}', got such as "
         f"'{file}'; try {advice}"
     )
 

@@ -141,7 +141,8 @@ class SegmentationData(lightning.LightningDataModule):
         config = self.config
         transform = training_transform(config)
         train = open_dataset(config, config.train_split, transform, self.seed, self.classes)
-        if config.crop is None and config.batch_size > 1 and not train.one_size():
+        sized = config.crop is not None or (config.name == "maps" and config.resize is not None)
+        if not sized and config.batch_size > 1 and not train.one_size():
             raise SegfocusError(
                 "training pictures: expected one size for all, got several; try --data.crop HEIGHT WIDTH"
             )

@@ -19,8 +19,19 @@ _HALF_SUM = 1e-2
 """how far the sum over classes of floats may lie from 1: networks compute in half precision and bfloat16"""
 
 
-def as_fractions(values: np.ndarray, path: Path) -> Float32[np.ndarray, "channels height width"]:
+def as_fractions(
+    values: np.ndarray,
+    path: Path,
+    corner: tuple[int, int] = (0, 0),
+    remedy: str = "softmax (sigmoid for one channel): these may be logits",
+) -> Float32[np.ndarray, "channels height width"]:
     """Stored probabilities as float32 in [0, 1]: 8-bit values / 255, 16-bit values / 65535, floats as they are.
+
+    Args:
+        values: of one file, or of a part of it.
+        path: for messages.
+        corner: row and column in the file where `values` begin, for messages.
+        remedy: what to try where floats lie outside [0, 1].
 
     Raises:
         SegfocusError: NaN, infinity, values outside [0, 1], other integers; names the file.
@@ -36,28 +47,62 @@ def as_fractions(values: np.ndarray, path: Path) -> Float32[np.ndarray, "channel
         fractions = np.ascontiguousarray(values, np.float32)
         lowest, highest = fractions.min(), fractions.max()
     if not (np.isfinite(lowest) and np.isfinite(highest)):
-        where = np.argwhere(~np.isfinite(fractions))
-        channel, row, column = where[0]
-        raise SegfocusError(
-            f"{path}: expected numbers, got NaN or infinity {len(where)} times, first in channel {channel} at row "
-            f"{row}, column {column}; try to predict without half precision"
-        )
+        raise _not_finite(fractions, path, corner)
     if lowest < -_OUTSIDE or highest > 1 + _OUTSIDE:
         whole = lowest >= 0 and 1 < highest <= 255 and bool((fractions == np.rint(fractions)).all())
-        advice = (
-            "8-bit integers, or values / 255" if whole else "softmax (sigmoid for one channel): these may be logits"
-        )
+        advice = "8-bit integers, or values / 255" if whole else remedy
         raise SegfocusError(f"{path}: expected probabilities in [0, 1], got {lowest:g} to {highest:g}; try {advice}")
     if lowest < 0 or highest > 1:
         fractions = fractions.clip(0, 1)
     return fractions
 
 
-def check_sums(values: Float32[np.ndarray, "channels height width"], stored: np.dtype, path: Path) -> None:
+def of_logits(
+    values: np.ndarray, path: Path, corner: tuple[int, int] = (0, 0)
+) -> Float32[np.ndarray, "classes height width"]:
+    """Probabilities of stored logits: softmax over channels; of a single one its sigmoid, the foreground's, after the
+    background's.
+
+    Args:
+        values: [channels, height, width], floats, of one file or of a part of it.
+        path, corner: as for `as_fractions`.
+
+    Raises:
+        SegfocusError: NaN, infinity, integers; names the file.
+    """
+    if values.dtype.kind != "f":
+        raise SegfocusError(f"{path}: expected logits as floats, got {values.dtype}; try without --logits")
+    with np.errstate(over="ignore"):
+        logits = values.astype(np.float32)
+    if not np.isfinite(logits).all():
+        raise _not_finite(logits, path, corner)
+    if len(logits) == 1:
+        return np.exp(-np.logaddexp(0, np.concatenate([logits, -logits])))
+    logits -= logits.max(0)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(0)
+    return logits
+
+
+def _not_finite(values: np.ndarray, path: Path, corner: tuple[int, int]) -> SegfocusError:
+    where = np.argwhere(~np.isfinite(values))
+    channel, row, column = where[0]
+    return SegfocusError(
+        f"{path}: expected numbers, got NaN or infinity {len(where)} times, first in channel {channel} at row "
+        f"{corner[0] + row}, column {corner[1] + column}; try to predict without half precision"
+    )
+
+
+def check_sums(
+    values: Float32[np.ndarray, "channels height width"],
+    stored: np.dtype,
+    path: Path,
+    corner: tuple[int, int] = (0, 0),
+) -> None:
     """Refuse pixels whose channels sum neither to 1 nor to 0, which says that there is no prediction.
 
-    How far from 1 they may lie follows from the type in which they were stored: half a step a channel for integers,
-    1 % for floats.
+    `corner` is as for `as_fractions`.  How far from 1 they may lie follows from the type in which they were stored:
+    half a step a channel for integers, 1 % for floats.
 
     Raises:
         SegfocusError: names the file and the first such pixel.
@@ -68,8 +113,9 @@ def check_sums(values: Float32[np.ndarray, "channels height width"], stored: np.
     if off.any():
         row, column = np.argwhere(off)[0]
         raise SegfocusError(
-            f"{path}: expected probabilities that sum to 1 at each pixel, got {total[row, column]:.3f} at row {row}, "
-            f"column {column} ({off.mean():.1%} of all pixels are off); try softmax over the classes"
+            f"{path}: expected probabilities that sum to 1 at each pixel, got {total[row, column]:.3f} at row "
+            f"{corner[0] + row}, column {corner[1] + column} ({off.mean():.1%} of all pixels are off); "
+            "try softmax over the classes"
         )
 
 

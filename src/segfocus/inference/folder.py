@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import io
-import json
-import sys
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from segfocus.data.classes import Classes
 from segfocus.data.pictures import list_pictures
-from segfocus.errors import SegfocusError, nearest
-from segfocus.files import write_atomically, write_json
-from segfocus.inference.predictor import Prediction, Predictor
+from segfocus.errors import SegfocusError
+from segfocus.files import write_bytes
+from segfocus.inference.output_folder import begin, check_kinds, work_through, written_since
+from segfocus.inference.prediction import Prediction
+from segfocus.inference.predictor import Predictor
 
 SUFFIXES = {"labels": ".png", "color": ".png", "overlay": ".jpg", "probabilities": ".npz"}
 """What can be saved: folder below the output folder -> file type."""
-
-_SETTINGS = "predictions.json"
 
 
 def predict_folder(
@@ -59,33 +55,31 @@ def predict_folder(
             are named; all others are done).  At once: a file cannot be written (files written before are complete).
     """
     out = Path(out)
-    kinds = _check_kinds(save, predictor.classes)
+    kinds = check_kinds(save, SUFFIXES)
+    for kind in kinds:
+        if kind in ("color", "overlay") and predictor.classes is None:
+            raise SegfocusError(f"save: '{kind}' needs classes with colours; try Predictor(model, classes)")
     named = _named_pictures([Path(path) for path in pictures], out)
     files = {name: [out / kind / f"{name}{SUFFIXES[kind]}" for kind in kinds] for name in named}
-    begun = _begin(out, named, files, predictor.settings(), overwrite)
-    written: list[Path] = []
-    failed: list[str] = []
-    for name, path in tqdm(named.items(), unit="picture", file=sys.stderr, disable=None if progress else True):
-        if all(_finished(file, max(begun, path.stat().st_mtime_ns)) for file in files[name]):
-            continue
-        try:
-            prediction = predictor(path, name)
-        except SegfocusError as error:
-            failed.append(str(error) if str(path) in str(error) else f"{path}: {error}")
-            if on_error is not None:
-                on_error(path, error)
-            continue
+    every = [file for group in files.values() for file in group]
+    begun = begin(out, every, named.values(), predictor.settings(), overwrite)
+
+    def predict(name: str) -> list[Path]:
+        prediction = predictor(named[name], name)
         for kind, file in zip(kinds, files[name], strict=True):
-            with write_atomically(file) as temporary:
-                temporary.write_bytes(encode(prediction, kind, predictor.classes))
-            written.append(file)
-    if failed:
-        more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
-        raise SegfocusError(
-            f"{len(failed)} of {len(named)} pictures could not be predicted, the others are done: "
-            f"{'; '.join(failed[:5])}{more}"
-        )
-    return written
+            write_bytes(file, encode(prediction, kind, predictor.classes))
+        return files[name]
+
+    return work_through(
+        {name: [path] for name, path in named.items()},
+        begun,
+        lambda name, since: all(written_since(file, since) for file in files[name]),
+        predict,
+        unit="picture",
+        purpose="predicted",
+        progress=progress,
+        on_error=on_error,
+    )
 
 
 def encode(prediction: Prediction, kind: str, classes: Classes | None = None) -> bytes:
@@ -124,18 +118,6 @@ def _opencv_bytes(suffix: str, picture: np.ndarray, options: Sequence[int] = ())
     return data.tobytes()
 
 
-def _check_kinds(save: Sequence[str], classes: Classes | None) -> list[str]:
-    kinds = list(dict.fromkeys(save))
-    for kind in kinds:
-        if kind not in SUFFIXES:
-            raise SegfocusError(f"save: unknown kind '{kind}'; {nearest(kind, SUFFIXES)}")
-        if kind in ("color", "overlay") and classes is None:
-            raise SegfocusError(f"save: '{kind}' needs classes with colours; try Predictor(model, classes)")
-    if not kinds:
-        raise SegfocusError(f"save: expected some of {', '.join(SUFFIXES)}, got none")
-    return kinds
-
-
 def _named_pictures(inputs: Sequence[Path], out: Path) -> dict[str, Path]:
     """Output name -> picture, refusing two pictures for one name and an output folder that holds the pictures."""
     named: dict[str, Path] = {}
@@ -163,37 +145,3 @@ def _named_pictures(inputs: Sequence[Path], out: Path) -> dict[str, Path]:
         listing = ", ".join(map(str, inputs)) or "nothing"
         raise SegfocusError(f"pictures: expected at least one picture, got none in {listing}")
     return named
-
-
-def _begin(
-    out: Path, named: dict[str, Path], files: dict[str, list[Path]], settings: dict[str, Any], overwrite: bool
-) -> int:
-    """Refuse an output folder that must not be written; time stamp from which files there are of these settings."""
-    if out.exists() and not out.is_dir():
-        raise SegfocusError(f"output folder: expected a folder, got the file {out}; try another --out")
-    pictures = {path.resolve() for path in named.values()}
-    for file in (file for group in files.values() for file in group):
-        if file.resolve() in pictures:
-            raise SegfocusError(f"{file} is a picture to predict and would be overwritten; try another --out")
-    record = out / _SETTINGS
-    if not overwrite and record.is_file():
-        if _read_settings(record) != settings:
-            raise SegfocusError(
-                f"{out} holds predictions of another network or with other settings; try another --out or --overwrite"
-            )
-    else:
-        if not overwrite and any(file.exists() for group in files.values() for file in group):
-            raise SegfocusError(f"{out} holds files that would be overwritten; try another --out or --overwrite")
-        write_json(record, settings)
-    return record.stat().st_mtime_ns
-
-
-def _read_settings(record: Path) -> Any:
-    try:
-        return json.loads(record.read_text(encoding="utf-8"))
-    except ValueError:  # not ours, or edited: as good as other settings
-        return None
-
-
-def _finished(file: Path, since: int) -> bool:
-    return file.is_file() and file.stat().st_mtime_ns >= since

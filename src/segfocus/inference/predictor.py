@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from segfocus.data.classes import Classes
 from segfocus.data.pictures import read_picture
 from segfocus.errors import SegfocusError
 from segfocus.inference.augment import check_scales, test_time_augmentation
+from segfocus.inference.prediction import Prediction
 from segfocus.inference.sliding import check_window, sliding_window
 from segfocus.methods.base import Segmenter
 from segfocus.ops.resample import enlarge
@@ -27,42 +27,6 @@ from segfocus.output import probabilities as to_probabilities
 
 FIRST_PREDICTIONS = ("initial", "coarse")
 """keys of `Output.aux_logits` that hold what a method says before its own idea comes in; the first one there counts"""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a network says about one picture of height x width pixels."""
-
-    labels: UInt8[np.ndarray, "height width"]
-    """train ids: the most probable class"""
-    probabilities: Float32[np.ndarray, "classes height width"]
-    """in [0, 1], summing to 1 over classes (two classes in a binary task)"""
-    importance: Float32[np.ndarray, "rows columns"] | None
-    """in [0, 1], on the method's own grid; None where the method has none or no single pass saw the picture whole"""
-    selected: Bool[np.ndarray, "rows columns"] | None
-    """regions that keep the refinement, on the same grid"""
-    name: str
-    """what to call it: relative path without extension"""
-    picture: UInt8[np.ndarray, "height width 3"]
-    """the picture itself, RGB"""
-    offsets: Float32[np.ndarray, "2 offset_rows offset_columns"] | None = None
-    """(x, y) in px to the pixel that each cell borrows from, on the method's own grid; None as for `importance`"""
-    confidence: Float32[np.ndarray, "offset_rows offset_columns"] | None = None
-    """in [0, 1], on the same grid: how much of the borrowed prediction is taken"""
-    initial_labels: UInt8[np.ndarray, "height width"] | None = None
-    """train ids before anything was borrowed or context came in, made like `labels`; None unless asked for, or where
-    the method has no such prediction"""
-    initial_kind: str | None = None
-    """which of `FIRST_PREDICTIONS` the initial labels are; None without them"""
-    regions: Int32[np.ndarray, "region_rows region_columns"] | None = None
-    """region number of each cell, from 0 up, on the method's own grid; None as for `importance`"""
-    representatives: Bool[np.ndarray, "region_rows region_columns"] | None = None
-    """cells that speak for their region, on the same grid"""
-    boundary: Float32[np.ndarray, "boundary_rows boundary_columns"] | None = None
-    """probability in [0, 1] of lying on a class boundary, on the method's own grid; None as for `importance`"""
-    look_from: Callable[[int, int], np.ndarray | None] | None = None
-    """(row, column) of a pixel -> what `Segmenter.attention` tells of it, float32, by another pass through the network;
-    None where the method has none or no single pass saw the picture whole"""
 
 
 class Hints(NamedTuple):
@@ -135,7 +99,12 @@ class Predictor:
             model = load(model)
         if not isinstance(model, Segmenter):
             classes = model.classes if classes is None else classes
-            model = model.model
+            model = model.model  # pyright: ignore[reportAssignmentType]
+        if not isinstance(model, Segmenter):
+            raise SegfocusError(
+                f"expected a network that sees pictures, got {type(model).__name__}, which refines probability maps; "
+                "try segfocus refine apply"
+            )
         self.model = model.eval().to(device=self.device, dtype=torch.float32)
         self.model.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
         self.classes = classes
@@ -157,7 +126,7 @@ class Predictor:
         try:
             probabilities, hints = self.predict(self._image(pixels))
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             other = "" if self.device.type == "cpu" else " or device cpu"
             raise SegfocusError(
@@ -318,7 +287,7 @@ def _array(maps: Float[Tensor, "1 channels rows columns"]) -> Float32[np.ndarray
     return maps[0].float().cpu().contiguous().numpy()
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """CUDA and NumPy have classes for it; torch on CPU and MPS says so only in a RuntimeError's text."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from segfocus.backbone import Backbone
-    from segfocus.methods.base import Segmenter
+    from segfocus.methods.base import Method
     from segfocus.recipe import ModelConfig
 
 METHODS: dict[str, str] = {
@@ -22,6 +22,17 @@ METHODS: dict[str, str] = {
     "ovenet": "segfocus.methods.ovenet:OVeNet",
     "plain": "segfocus.methods.plain:PlainSegmenter",
     "ranet": "segfocus.methods.ranet:RANet",
+    "threshnet": "segfocus.methods.threshnet:ThreshNet",
+    "patch_bias": "segfocus.methods.patch_bias:PatchBias",
+    "offset_refiner": "segfocus.methods.picture_refiners:OffsetRefiner",
+    "focus_refiner": "segfocus.methods.picture_refiners:FocusRefiner",
+    "fixed": "segfocus.methods.calibrators:Fixed",
+    "global_threshold": "segfocus.methods.calibrators:GlobalThreshold",
+    "temperature": "segfocus.methods.calibrators:Temperature",
+    "platt": "segfocus.methods.calibrators:Platt",
+    "crf": "segfocus.methods.crf:MeanFieldCRF",
+    "guided_filter": "segfocus.methods.guided_filter:GuidedFilter",
+    "cascadepsp": "segfocus.methods.cascadepsp:CascadePSP",
 }
 """name -> where the class lives; classes are imported when asked for"""
 
@@ -31,6 +42,17 @@ SUMMARIES: dict[str, str] = {
     "ovenet": "OVeNet (Alexandropoulos et al. 2023): each pixel borrows the prediction of a better one; on any base",
     "plain": "a base alone (light head, HRNet, OCR, SMP, torchvision, SegFormer), to compare with",
     "ranet": "RANet (Shen et al. 2020): pixels form object regions, whose representatives exchange context",
+    "threshnet": "ThreshNet (Nagendra et al. 2022, 2024): refines maps of any network, learns per-patch thresholds",
+    "patch_bias": "refiner: a small network shifts each patch's logits, to compare ThreshNet with",
+    "offset_refiner": "refiner with the picture: OVeNet's offsets on the maps of any network",
+    "focus_refiner": "refiner with the picture: FoR-Net's Top-K blocks on the maps of any network",
+    "fixed": "refiner: none, cuts the maps at 0.5",
+    "global_threshold": "refiner: the one best threshold (or bias of each class)",
+    "temperature": "refiner: temperature scaling",
+    "platt": "refiner: Platt (of three or more classes vector) scaling",
+    "crf": "refiner with the picture: mean-field CRF in a window",
+    "guided_filter": "refiner with the picture: guided filter",
+    "cascadepsp": "refiner with the picture: CascadePSP of the package segmentation-refinement",
 }
 
 BASES: dict[str, str] = {
@@ -45,7 +67,7 @@ BASES: dict[str, str] = {
 """kind of base (`model.options.base`) -> what it is; see `segfocus.methods.bases`"""
 
 
-def method_class(name: str) -> type[Segmenter]:
+def method_class(name: str) -> type[Method]:
     """The class of a method.
 
     Raises:
@@ -70,7 +92,7 @@ def build(
     *,
     class_weights: Sequence[float] | None = None,
     fetch: bool = True,
-) -> Segmenter:
+) -> Method:
     """Build the network of a recipe.
 
     Args:
@@ -90,6 +112,10 @@ def build(
             raise SegfocusError(f"method {config.method}: unknown option '{key}'; {nearest(key, valid)}")
     options = {key: value for key, value in config.options.items() if key != "base"}
     try:
+        if cls.takes == "maps":
+            if class_weights is not None:
+                raise SegfocusError(f"method {config.method}: expected no class weights, got some; try none")
+            return cls(num_classes, **options)  # type: ignore[call-arg]
         if cls.takes == "base":
             from segfocus.methods.bases import build_base
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from jaxtyping import Float, Int
+import numpy as np
+from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor, nn
 
+from segfocus.errors import SegfocusError
 from segfocus.output import Output
 
 
@@ -77,12 +79,12 @@ class Base(nn.Module, ABC):
         return {}
 
 
-class _Method(nn.Module, ABC):
+class Method(nn.Module, ABC):
     """What segmenters and refiners share."""
 
     num_classes: int
-    takes: ClassVar[Literal["backbone", "base"]] = "backbone"
-    """what the constructor's first argument is"""
+    takes: ClassVar[Literal["backbone", "base", "maps"]] = "backbone"
+    """what the constructor's first argument is; "maps": none but the number of classes"""
     exportable: ClassVar[bool] = True
     """False where torch.compile(fullgraph=True) or export cannot work; `export_refusal` then says why"""
     export_refusal: ClassVar[str] = ""
@@ -96,7 +98,7 @@ class _Method(nn.Module, ABC):
         """
 
 
-class Segmenter(_Method):
+class Segmenter(Method):
     """A method that sees a picture.  `forward` never sees labels; any size from 1x1 up; batch 1 trains."""
 
     @abstractmethod
@@ -119,8 +121,37 @@ class Segmenter(_Method):
         return None
 
 
-class Refiner(_Method):
+Pairs = Iterable[
+    tuple[
+        Float32[np.ndarray, "classes height width"],
+        UInt8[np.ndarray, "height width"],
+        UInt8[np.ndarray, "height width 3"] | None,
+    ]
+]
+"""(probabilities, truth, picture) of one picture after the other; truth in train ids, 255 = ignore"""
+
+
+class Refiner(Method):
     """A method that sees another network's probability maps, and the picture where it wants it."""
+
+    takes = "maps"
+    reads_picture: ClassVar[bool] = False
+    """whether `forward` needs the picture; a SegfocusError where it gets none"""
+    fitting: ClassVar[Literal["none", "counted", "trained"]] = "trained"
+    """how its parameters are found: there are none, `fit` counts them, or a training on `loss` does"""
+    grid: int = 1
+    """windows of a large map begin and end at multiples of so many pixels"""
+
+    def fit(self, pairs: Pairs) -> None:
+        """Find the parameters of a "counted" refiner; `pairs` is gone through once.
+
+        Raises:
+            SegfocusError: a refiner that is trained, or has nothing to find.
+        """
+        raise SegfocusError(
+            f"{type(self).__name__}: expected a refiner whose parameters are counted, got one that "
+            + ("has none; leave fit out" if self.fitting == "none" else "is trained; try segfocus refine train")
+        )
 
     @abstractmethod
     def forward(
@@ -128,7 +159,10 @@ class Refiner(_Method):
         probabilities: Float[Tensor, "batch classes height width"],
         image: Float[Tensor, "batch channels height width"] | None = None,
     ) -> Output:
-        """Probabilities in [0, 1] -> Output with refined logits at the same resolution."""
+        """Probabilities in [0, 1] -> Output with refined logits at the same resolution.
+
+        Of two classes `probabilities` has both channels; the logits have one.
+        """
 
 
 def check_count(name: str, value: object, remedy: object) -> None:

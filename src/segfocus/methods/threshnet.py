@@ -136,6 +136,7 @@ class ThreshNet(Refiner):
         if not isinstance(checkpointing, bool):
             raise ValueError(f"checkpointing: expected true or false, got {checkpointing!r}; try false")
         self.num_classes, self.patch, self.combine, self.score = num_classes, patch, combine, score
+        self.grid = patch
         self.weights = {
             "focal": region_weight * focal_weight,
             "boundary": region_weight * boundary_weight,

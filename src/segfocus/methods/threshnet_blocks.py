@@ -7,6 +7,8 @@ Where this differs:
 * A recurrent convolution keeps running statistics for each of its passes (`PassNorm`); its weights, scale and shift
   are one for all.  There: one set that each pass overwrites, and a network never put into evaluation mode.
 * Pooling is a matrix product (`adaptive_mean`): adaptive pooling exports to ONNX with the traced size fixed inside.
+* In evaluation a convolution and the BatchNorm behind it are computed as one convolution: a processor spends as long
+  reading and writing a map of few channels as it spends on the sums.
 """
 
 from __future__ import annotations
@@ -57,6 +59,51 @@ class PassNorm(nn.Module):
         )
 
 
+def normalised(
+    maps: Float[Tensor, "batch inputs height width"],
+    convolution: nn.Conv2d,
+    norm: nn.BatchNorm2d | PassNorm,
+    index: int | None = None,
+    copies: int = 1,
+) -> Float[Tensor, "batch outputs _ _"]:
+    """`convolution`, then `norm` (pass `index` of a `PassNorm`); in evaluation one convolution does both.
+
+    `copies`: how often a single output channel is repeated.
+    """
+    if norm.training or norm.running_mean is None or norm.running_var is None:
+        maps = convolution(maps)
+        maps = norm(maps) if index is None else norm(maps, index)
+        return maps.repeat(1, copies, 1, 1) if copies > 1 else maps
+    mean, variance = norm.running_mean, norm.running_var
+    if index is not None:
+        mean, variance = mean[index], variance[index]
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    shift = norm.bias - mean * scale if convolution.bias is None else norm.bias + (convolution.bias - mean) * scale
+    weight = convolution.weight * scale[:, None, None, None]
+    if copies > 1:
+        weight, shift = weight.repeat(copies, 1, 1, 1), shift.repeat(copies)
+    return functional.conv2d(maps, weight, shift, convolution.stride, convolution.padding)
+
+
+def added(maps: Tensor, more: Tensor) -> Tensor:
+    """maps + more, for `maps` that nobody else reads: written into them where no gradient needs them."""
+    return maps + more if torch.is_grad_enabled() else maps.add_(more)
+
+
+class NormalisedConv(nn.Sequential):
+    """A convolution and its BatchNorm, and ReLU if there is a third part."""
+
+    def forward(
+        self, maps: Float[Tensor, "batch inputs height width"], copies: int = 1
+    ) -> Float[Tensor, "batch outputs _ _"]:
+        """`copies`: how often a single output channel is repeated."""
+        convolution, norm, *rest = self
+        assert isinstance(convolution, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        maps = normalised(maps, convolution, norm, copies=copies)
+        return functional.relu_(maps) if rest else maps
+
+
 class RecurrentConv(nn.Module):
     """One 3x3 convolution, BatchNorm and ReLU f, applied `PASSES` times: y = f(x), then y = f(x + y)."""
 
@@ -66,9 +113,9 @@ class RecurrentConv(nn.Module):
         self.norm = PassNorm(channels)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
-        y = functional.relu_(self.norm(self.spatial(x), 0))
+        y = functional.relu_(normalised(x, self.spatial, self.norm, 0))
         for index in range(1, PASSES):
-            y = functional.relu_(self.norm(self.spatial(x + y), index))
+            y = functional.relu_(normalised(added(y, x), self.spatial, self.norm, index))
         return y
 
 
@@ -82,12 +129,20 @@ class RecurrentResidualUnit(nn.Module):
 
     def forward(self, maps: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs height width"]:
         projected = self.project(maps)
-        return projected + self.recurrent(projected)
+        if self.channels_last:  # a convolution of one channel, which has no layout, may have lost it
+            projected = projected.contiguous(memory_format=torch.channels_last)
+        return added(self.recurrent(projected), projected)
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the weights lie channels last in memory: other layouts of the maps would be copied every time."""
+        weight = next(weight for weight in self.recurrent.parameters() if weight.ndim == 4)
+        return weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
 
 
 def convolution(inputs: int, outputs: int) -> nn.Sequential:
     """3x3 convolution with bias, BatchNorm, ReLU."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    return NormalisedConv(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 def double_convolution(inputs: int, outputs: int) -> nn.Sequential:
@@ -111,7 +166,11 @@ def residual_stages(width: int) -> list[nn.Module]:
     stages: list[nn.Module] = []
     for level, depth in enumerate((3, 4, 6, 3)):
         inputs, outputs, stride = width << max(level - 1, 0), width << level, 1 if level == 0 else 2
-        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        # every second pixel, then a 1x1 convolution: one with a stride of 2 ends the process in oneDNN's backward pass
+        # where 8 channels lie channels last (torch 2.15 on CPUs)
+        shortcut = nn.Sequential(
+            nn.MaxPool2d(1, stride), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        )
         blocks = [BasicBlock(inputs, outputs, stride, shortcut if stride > 1 else None)]
         blocks += [BasicBlock(outputs, outputs) for _ in range(depth - 1)]
         stages.append(nn.Sequential(convolution(1, width), *blocks) if level == 0 else nn.Sequential(*blocks))
@@ -136,10 +195,15 @@ class Pyramid(nn.Module):
     ) -> Float[Tensor, "batch channels rows columns"]:
         size = (features.shape[-2], features.shape[-1])
         means = [
-            resize(branch(adaptive_mean(features, bins)), size)
+            resize(branch(_mean(features, bins)), size, compare=not torch.compiler.is_compiling())
             for bins, branch in zip(self.bins, self.branches, strict=True)
         ]
         return functional.relu_(self.fuse(torch.cat([*means, features], 1)))
+
+
+def _mean(features: Tensor, bins: int) -> Tensor:
+    # a matrix product with one row cannot be traced for all sizes
+    return features.mean((2, 3), keepdim=True) if bins == 1 else adaptive_mean(features, bins)
 
 
 class AttentionGate(nn.Module):
@@ -151,14 +215,18 @@ class AttentionGate(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         inner = channels // 2
-        self.guide = nn.Sequential(nn.Conv2d(channels, inner, 1), nn.BatchNorm2d(inner))
-        self.skip = nn.Sequential(nn.Conv2d(channels, inner, 1), nn.BatchNorm2d(inner))
-        self.score = nn.Sequential(nn.Conv2d(inner, 1, 1), nn.BatchNorm2d(1))
+        self.guide = NormalisedConv(nn.Conv2d(channels, inner, 1), nn.BatchNorm2d(inner))
+        self.skip = NormalisedConv(nn.Conv2d(channels, inner, 1), nn.BatchNorm2d(inner))
+        self.score = NormalisedConv(nn.Conv2d(inner, 1, 1), nn.BatchNorm2d(1))
 
     def forward(
         self, guide: Float[Tensor, "batch channels height width"], skip: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        return skip * self.score(functional.relu_(self.guide(guide) + self.skip(skip))).sigmoid()
+        evidence = functional.relu_(added(self.guide(guide), self.skip(skip)))
+        if evidence.dtype == torch.bfloat16 and not self.training:
+            # a processor multiplies by one factor a pixel three times slower than by one a number
+            return self.score(evidence, copies=skip.shape[1]).sigmoid() * skip
+        return skip * self.score(evidence).sigmoid()
 
 
 class DecoderLevel(nn.Module):
@@ -176,7 +244,9 @@ class DecoderLevel(nn.Module):
         skip: Float[Tensor, "batch channels height width"],
     ) -> Float[Tensor, "batch channels height width"]:
         guide = self.narrow(resize(deeper, (skip.shape[-2], skip.shape[-1]), "nearest"))
-        return self.unit(torch.cat([self.gate(guide, skip), guide], 1))
+        both = torch.cat([self.gate(guide, skip), guide], 1)
+        del guide  # not held while the unit needs most
+        return self.unit(both)
 
 
 class Decoder(nn.Module):
@@ -236,8 +306,10 @@ def mirror_to(maps: Float[Tensor, "maps 1 height width"], size: tuple[int, int])
     for axis in (2, 3):
         side, wanted = maps.shape[axis], size[axis - 2]
         if torch.compiler.is_compiling() or wanted != side:
-            index = torch.arange(wanted, device=maps.device) % (2 * side)
-            maps = maps.index_select(axis, torch.minimum(index, 2 * side - 1 - index))
+            index = torch.arange(wanted, device=maps.device)
+            period = torch.full_like(index[:1], 2 * side)  # a tensor: ONNX divides by no size
+            index = index % period
+            maps = maps.index_select(axis, torch.minimum(index, period - 1 - index))
     return maps
 
 
@@ -246,5 +318,5 @@ def cut_to(maps: Float[Tensor, "maps 1 height width"], size: tuple[int, int]) ->
     if torch.compiler.is_compiling():
         # by index: a slice that cuts nothing at the traced size would be fixed in the graph as cutting nothing
         rows, columns = (torch.arange(side, device=maps.device) for side in size)
-        return maps[:, :, rows][:, :, :, columns]
+        return maps.index_select(2, rows).index_select(3, columns)
     return maps[..., : size[0], : size[1]]

@@ -26,6 +26,18 @@ def split_patches(
             "try padding the maps first"
         )
     rows, columns = height // patch, width // patch
+    if torch.compiler.is_compiling():  # by index: reshaping would hold for sizes like the traced one alone
+        number = torch.arange(batch * rows * columns, device=maps.device)[:, None, None]
+        inside = torch.arange(patch, device=maps.device)
+        # tensors: ONNX divides by no size
+        down, across = (torch.full_like(number[:1], value) for value in (rows, columns))
+        row = number // across % down * patch + inside[:, None]
+        column = number % across * patch + inside
+        return maps[number // (across * down), :, row, column].permute(0, 3, 1, 2)
+    if maps.stride(1) == 1:  # channels last in memory: so are the patches
+        grid = maps.permute(0, 2, 3, 1).reshape(batch, rows, patch, columns, patch, channels)
+        pieces = grid.permute(0, 1, 3, 2, 4, 5).reshape(batch * rows * columns, patch, patch, channels)
+        return pieces.permute(0, 3, 1, 2)
     grid = maps.reshape(batch, channels, rows, patch, columns, patch)
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch * rows * columns, channels, patch, patch)
 
@@ -46,5 +58,12 @@ def join_patches(
             "try the rows and columns of the maps that were split"
         )
     batch = count // (rows * columns)
+    if torch.compiler.is_compiling():
+        picture, row, column = (
+            torch.arange(number, device=patches.device) for number in (batch, rows * side, columns * side)
+        )
+        row = row[:, None]
+        number = (picture[:, None, None] * rows + row // side) * columns + column // side
+        return patches[number, :, row % side, column % side].permute(0, 3, 1, 2)
     grid = patches.reshape(batch, rows, columns, channels, side, side)
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, rows * side, columns * side)

@@ -12,13 +12,14 @@ from torch.nn import functional
 
 
 def resize(
-    maps: Float[Tensor, "batch channels _ _"], size: tuple[int, int], mode: str = "bilinear"
+    maps: Float[Tensor, "batch channels _ _"], size: tuple[int, int], mode: str = "bilinear", *, compare: bool = True
 ) -> Float[Tensor, "batch channels _ _"]:
     """Resize to `size` (height, width); returns the very same tensor when it has that size already.
 
-    `mode` is "bilinear" (no antialiasing, as segmentation networks use it) or "nearest".
+    `mode` is "bilinear" (no antialiasing, as segmentation networks use it) or "nearest".  Without `compare` it resizes
+    whatever the size: a graph that is traced once for all sizes cannot hold the comparison with a size that is fixed.
     """
-    if tuple(maps.shape[-2:]) == tuple(size):
+    if compare and tuple(maps.shape[-2:]) == tuple(size):
         return maps
     if mode == "bilinear":
         return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)

@@ -1,4 +1,5 @@
-"""What a network's own first prediction is called on the page, when the final one is compared with it."""
+"""What a first prediction is called on the page, the network's own or what a refiner was given, when the final one is
+compared with it."""
 
 from __future__ import annotations
 
@@ -24,8 +25,10 @@ class Before:
 _FIRST = {
     "initial": Before("What borrowing changed", "Initial", "initial prediction", "initial"),
     "coarse": Before("What the context changed", "Coarse", "coarse prediction", "coarse"),
+    "base": Before("What refining changed", "Base", "base's prediction", "base"),
 }
-"""kind of a baseline that is the network's own -> words; see `segfocus.inference.predictor.FIRST_PREDICTIONS`"""
+"""kind of a baseline that is the network's own or what it refines -> words; see
+`segfocus.inference.prediction.Prediction.initial_kind`"""
 
 
 def before(scores: Mapping[str, Any]) -> Before:

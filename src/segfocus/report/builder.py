@@ -21,6 +21,7 @@ from segfocus.report.findings import findings, region_words, upper_end
 from segfocus.report.images import Entry
 from segfocus.report.pictures import Pictures
 from segfocus.report.tables import count, dig, hex_color, known, percent, whole_percent
+from segfocus.report.thresholds import thresholds
 
 _REGIONS = {
     "distance": ("By distance to the boundary", "px from the nearest true boundary", "px"),
@@ -97,6 +98,7 @@ def _content(scores: Mapping[str, Any], pictures: Pictures, made: Mapping[str, s
         "changed": _changes(scores, classes),
         "changes_heading": before(scores).heading,
         "borrowing": borrowing(scores),
+        "thresholds": thresholds(scores),
         "wheel": None if longest is None else offsets.wheel(longest),
         "longest": longest,
         "regions": _regions(scores),

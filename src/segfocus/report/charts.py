@@ -140,6 +140,44 @@ def changes_chart(name: str, title: str, bins: Sequence[str], axis: str, fixed: 
     return to_svg(figure, name, title, words)
 
 
+def thresholds_chart(
+    name: str, title: str, steps: Sequence[float], best: Sequence[float], implied: Sequence[float], middle: int
+) -> str:
+    """Shares of patches by threshold: the best upwards, the implied ones downwards.
+
+    Those at `middle`, usually most, are written instead of drawn, so that the others can be seen.
+    """
+    figure = new_figure(WIDTH, 258)
+    axes = new_axes(figure, _LEFT, 50, WIDTH - _LEFT - _RIGHT, 146)
+    up, down = ([float(value) for value in values] for values in (best, implied))
+    up[middle] = down[middle] = 0.0
+    top = max([*up, *down, 0.01])
+    axes.set_xlim(-0.6, len(steps) - 0.4)
+    axes.set_ylim(-top, top)
+    _legend(figure, 10, [("best, % of patches", "good", "s"), ("implied", "bar", "s")])
+    places = range(len(steps))
+    axes.bar(places, up, width=0.72, color=COLORS["good"], clip_on=False)
+    axes.bar(places, [-value for value in down], width=0.72, color=COLORS["bar"], clip_on=False)
+    for values, sign in ((up, 1), (down, -1)):
+        highest = max(places, key=lambda place, values=values: values[place])
+        if values[highest]:
+            _write(axes, highest, sign * values[highest], whole_percent(values[highest]), drop=-9 * sign)
+    axes.plot([middle, middle], [-top, top], color=COLORS["line"], linewidth=1, zorder=0, clip_on=False)
+    for value, sign in ((best[middle], 1), (implied[middle], -1)):
+        words = f"at {steps[middle]:g}: {whole_percent(value)}"
+        _write(axes, middle, sign * top, words, drop=-9 * sign, shift=-4, color="soft", align="right")
+    for place in places:
+        if place % 2:
+            _write(axes, place, -top, f"{steps[place]:.1f}".removeprefix("0"), drop=28, size=_SMALL)
+    _line(axes, 0)
+    _caption(figure, "threshold", 246)
+    words = "; ".join(
+        f"{step:g}: best {percent(one)} %, implied {percent(other)} %"
+        for step, one, other in zip(steps, best, implied, strict=True)
+    )
+    return to_svg(figure, name, title, words)
+
+
 def budget_chart(name: str, title: str, budgets: Sequence[str], axis: str, lines: Sequence[Series], base: float) -> str:
     """A score at each budget: a line for each way to spend it, on one scale from the score without it to 1.
 

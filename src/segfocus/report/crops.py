@@ -12,6 +12,7 @@ from segfocus.data.classes import Classes
 from segfocus.report.context import draw_part_of_regions
 from segfocus.report.images import Entry, Image, draw, embed
 from segfocus.report.offsets import Pending, place_of_offsets
+from segfocus.report.thresholds import draw_part_of_maps
 from segfocus.viz import enlarge
 
 _LEAST, _MOST = 96, 256
@@ -112,13 +113,15 @@ def draw_crop(entry: Entry, window: Window, classes: Classes, mistake: Mistake) 
         selected=None,
         offsets=None,
         confidence=None if entry.confidence is None else part(enlarge(entry.confidence, entry.target.shape)),
+        base_probabilities=None,
+        probabilities=None,
     )
     drawn = [*draw(enlarged, classes), *draw_part_of_regions(entry, inside, factor, enlarged.picture)]
     offsets = None
     if entry.offsets is not None:
         cut = np.stack([enlarge(axis, entry.target.shape)[inside] for axis in entry.offsets])
         offsets = Pending(cut, place_of_offsets(drawn), (window.side, window.side), factor=factor)
-    images = [embed(*each) for each in drawn]
+    images = [*(embed(*each) for each in drawn), *draw_part_of_maps(entry, classes, inside, factor)]
     words = f"{classes.names[mistake.truth]} taken for {classes.names[mistake.guess]}"
     return Crop(entry.name, window, images, words, offsets)
 

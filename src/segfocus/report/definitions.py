@@ -200,6 +200,28 @@ DEFINITIONS: dict[str, Definition] = {
         "What the network itself predicts before it has looked at the context of regions, in the same forward pass.",
         "RANet, Shen et al., NeurIPS 2020",
     ),
+    "base": Definition(
+        "The base's prediction",
+        "What another network says before its probability maps are refined: the class of the highest probability, of "
+        "two classes the foreground where its probability is above 0.5.",
+    ),
+    "probability": Definition(
+        "Probability before and after",
+        "Of one class at every pixel, as the base gives it and as the refiner does; dark is 0, pale yellow is 1. Of "
+        "three or more classes the one with the most changed pixels is shown.",
+    ),
+    "best_threshold": Definition(
+        "Best threshold",
+        "Of the thresholds 0.05, 0.10, ... 1 the one that gives a patch of the base's map the best IoU with the truth "
+        "(one pixel is added above and below, so that a patch without foreground has one too). Of equal ones the one "
+        "nearest to 0.5.",
+        "ThreshNet, Nagendra et al., arXiv 2211.06560",
+    ),
+    "implied_threshold": Definition(
+        "Implied threshold",
+        "The threshold at which a patch of the base's map comes nearest to the refined mask, found like the best one. "
+        "It tells how much of the refining is a matter of thresholds.",
+    ),
     "region": Definition(
         "Region",
         "Pixels that the network takes together: what it sees on the line between two of them looks like no boundary, "

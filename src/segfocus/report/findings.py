@@ -17,6 +17,7 @@ from segfocus.report.borrowing import borrowing_words
 from segfocus.report.compare import typical_headroom
 from segfocus.report.pictures import confusions_of
 from segfocus.report.tables import count, dig, known, percent, points, points_span, two, unbroken
+from segfocus.report.thresholds import threshold_words
 
 Scores = Mapping[str, Any]
 _CONCENTRATED = 1.5
@@ -45,7 +46,7 @@ class Finding:
 def findings(scores: Scores, matrix: np.ndarray, classes: Classes) -> dict[str, list[Finding]]:
     """Sentences under the headings of the page's summary; headings without one are left out."""
     groups = {
-        before(scores).heading: [_change(scores), *_class_changes(scores), _borrowing(scores)],
+        before(scores).heading: [_change(scores), *_class_changes(scores), _borrowing(scores), _thresholds(scores)],
         "Where it is wrong": _errors(scores, matrix, classes),
         "What would help most": [*_ceilings(scores), _measured(scores), _regions_ceiling(scores)],
     }
@@ -153,6 +154,11 @@ def _class_changes(scores: Scores) -> list[Finding | None]:
 def _borrowing(scores: Scores) -> Finding | None:
     words = borrowing_words(scores)
     return None if words is None else Finding(*words, "changes")
+
+
+def _thresholds(scores: Scores) -> Finding | None:
+    words = threshold_words(scores)
+    return None if words is None else Finding(*words, "thresholds")
 
 
 def _boundaries(scores: Scores) -> Finding | None:

@@ -36,7 +36,7 @@ class Entry:
     """uint8 height x width, train ids: another prediction to compare with"""
     baseline_name: str = "baseline"
     """what the other prediction is called; "initial" is the network's own before it borrowed, "coarse" before it saw
-    the context"""
+    the context, "base" what a refiner was given"""
     offsets: np.ndarray | None = None
     """float 2 x rows x columns, (x, y) in px on the method's grid: where each cell borrows from"""
     confidence: np.ndarray | None = None
@@ -50,14 +50,23 @@ class Entry:
     look_from: Callable[[int, int], np.ndarray | None] | None = None
     """(row, column) of a pixel -> how much each cell of the method's grid enters the prediction there; asked for the
     worst pictures only"""
+    base_probabilities: np.ndarray | None = None
+    """float32 classes x height x width in [0, 1]: what a refiner was given"""
+    probabilities: np.ndarray | None = None
+    """the same of the prediction; shown beside `base_probabilities` only"""
+    patch: int | None = None
+    """side in px of the patches that the refiner looks at; None where it has none"""
 
     def check(self) -> None:
         """SegfocusError where the parts have different sizes."""
-        for kind, image in (("picture", self.picture), ("prediction", self.prediction), ("baseline", self.baseline)):
-            if image is not None and image.shape[:2] != self.target.shape:
+        shapes = {
+            **{kind: _shape(getattr(self, kind), 0) for kind in ("picture", "prediction", "baseline")},
+            **{kind: _shape(getattr(self, kind), 1) for kind in ("base_probabilities", "probabilities")},
+        }
+        for kind, shape in shapes.items():
+            if shape is not None and shape != self.target.shape:
                 raise SegfocusError(
-                    f"{self.name}: expected {kind} and labels of one size, got {image.shape[:2]} and "
-                    f"{self.target.shape}"
+                    f"{self.name}: expected {kind} and labels of one size, got {shape} and {self.target.shape}"
                 )
 
 
@@ -103,6 +112,11 @@ def embed(title: str, image: np.ndarray, flat: bool, note: str = "") -> Image:
         raise SegfocusError(f"report: expected to encode a picture of {image.shape} as WebP, got a refusal of OpenCV")
     source = f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
     return Image(title, source, image.shape[1], image.shape[0], note)
+
+
+def _shape(values: np.ndarray | None, first: int) -> tuple[int, ...] | None:
+    """Height and width, which begin at axis `first`."""
+    return None if values is None else values.shape[first : first + 2]
 
 
 def _colors(prediction: np.ndarray, target: np.ndarray, classes: Classes) -> np.ndarray:

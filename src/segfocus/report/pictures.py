@@ -19,6 +19,7 @@ from segfocus.report.crops import Crop, commonest_mistake, densest_windows, draw
 from segfocus.report.images import Entry, Image, draw, embed
 from segfocus.report.offsets import OffsetScale, Pending, place_of_offsets
 from segfocus.report.tables import hex_color
+from segfocus.report.thresholds import draw_maps
 
 _Kept = TypeVar("_Kept")
 _Drawn = TypeVar("_Drawn", "Card", Crop)
@@ -202,6 +203,7 @@ def _card(entry: Entry, counts: np.ndarray, error_share: float, classes: Classes
             drawn = viz.outline(drawn, entry.selected)
         shown.append(("importance", drawn, False))
     images = [embed(title, viz.fit(image, size), flat) for title, image, flat in shown]
+    images += draw_maps(entry, classes, size)
     if (attention := attention_image(entry, classes, size)) is not None:
         images.append(attention)
     return Card(

@@ -60,6 +60,9 @@ def evaluate_and_report(
                 representatives=prediction.representatives,
                 boundary=prediction.boundary,
                 look_from=prediction.look_from,
+                base_probabilities=prediction.base_probabilities,
+                probabilities=None if prediction.base_probabilities is None else prediction.probabilities,
+                patch=prediction.patch,
             )
         )
 

@@ -19,6 +19,7 @@ from segfocus.recipe import ModelConfig, Recipe
 
 if TYPE_CHECKING:
     from segfocus.data.dataset import SegmentationDataset
+    from segfocus.methods.base import Method
 
 _RANGES: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
     ("training.devices", lambda value: value >= 1, "at least 1 process", "1"),
@@ -59,6 +60,33 @@ def check(recipe: Recipe) -> None:
     check_scales(recipe.evaluation.scales)
     check_distances(recipe.evaluation.boundary_distances)
     _check_frozen(recipe.model)
+    _check_method(recipe)
+
+
+def _check_method(recipe: Recipe) -> None:
+    """Refiners see maps, all other methods see pictures; and some refiners are not trained."""
+    from segfocus.methods import method_class
+    from segfocus.methods.base import Refiner
+
+    name, maps = recipe.model.method, recipe.data.name == "maps"
+    cls = method_class(name)
+    if not issubclass(cls, Refiner):
+        if maps:
+            raise SegfocusError(
+                f"data.name maps: expected a method that refines maps, got {name}; try --model.method threshnet"
+            )
+        return
+    if cls.fitting != "trained":
+        raise SegfocusError(
+            f"method {name}: expected one that is trained, got one that is not; try segfocus refine "
+            f"compare --methods {name}"
+        )
+    if not maps:
+        raise SegfocusError(
+            f"method {name} refines maps: expected data.name maps, got {recipe.data.name}; try segfocus refine train"
+        )
+    if cls.reads_picture and not recipe.data.images:
+        raise SegfocusError(f"method {name} reads pictures: expected data.images, got none; try --images FOLDER")
 
 
 def _check_frozen(model: ModelConfig) -> None:
@@ -85,6 +113,33 @@ def _check_length(recipe: Recipe) -> None:
         )
 
 
+def check_windows(recipe: Recipe, model: Method) -> None:
+    """A refiner's windows and crops lie on its patches, and resized maps are seen whole.
+
+    Raises:
+        SegfocusError: windows or crops that do not.
+    """
+    from segfocus.inference.tiles import check_tiles
+    from segfocus.methods.base import Refiner
+
+    if not isinstance(model, Refiner):
+        return
+    check_tiles(recipe.evaluation.window, recipe.evaluation.stride, model.grid)
+    for key, sides in (("data.crop", recipe.data.crop), ("data.resize", recipe.data.resize)):
+        if sides is not None and any(side % model.grid for side in sides):
+            raise SegfocusError(
+                f"{key}: expected multiples of {model.grid} px (the refiner's patch), got {sides}; try "
+                + " ".join(str(max(1, round(side / model.grid)) * model.grid) for side in sides)
+            )
+    if recipe.data.resize is not None and recipe.evaluation.window is not None:
+        raise SegfocusError(
+            f"evaluation.window: expected none where maps are resized to {recipe.data.resize}, got "
+            f"{recipe.evaluation.window}; try one of the two"
+        )
+    if recipe.evaluation.flip or list(recipe.evaluation.scales) != [1.0]:
+        raise SegfocusError("evaluation: expected neither scales nor flip for a refiner; try --evaluation.shifts true")
+
+
 def check_pictures(dataset: SegmentationDataset) -> np.ndarray | None:
     """Check each picture's size (from the heads of the files) and each mask's values; shows progress if it takes long.
 
@@ -95,16 +150,20 @@ def check_pictures(dataset: SegmentationDataset) -> np.ndarray | None:
         SegfocusError: a file that cannot be read, a mask of another size than its picture, a value that is not mapped:
             the file is named.
     """
+    from segfocus.data.maps import MapsDataset
+
     pairs = [pair for pair in dataset.pairs if pair.mask is not None]
     if not pairs:
         return None
-    for pair in pairs:
-        assert pair.mask is not None
-        picture, mask = picture_size(pair.picture), picture_size(pair.mask)
+    word = "map" if isinstance(dataset, MapsDataset) else "picture"
+    for index, pair in enumerate(dataset.pairs):
+        if pair.mask is None:
+            continue
+        picture, mask = dataset.size(index), picture_size(pair.mask)
         if picture != mask:
             raise SegfocusError(
-                f"{pair.mask}: expected the size of its picture {pair.picture}, {picture[0]}x{picture[1]} "
-                f"(height x width), got {mask[0]}x{mask[1]}; try to export the mask at the picture's size"
+                f"{pair.mask}: expected the size of its {word} {pair.picture}, {picture[0]}x{picture[1]} "
+                f"(height x width), got {mask[0]}x{mask[1]}; try to export the mask at the {word}'s size"
             )
     counts = np.zeros(dataset.classes.num_classes, np.int64)
     for pair in tqdm(pairs, "check masks", unit="mask", delay=5, disable=None, leave=False):

@@ -12,6 +12,7 @@ import segfocus
 from segfocus.errors import SegfocusError
 from segfocus.metrics.borrowing import Borrowing
 from segfocus.metrics.comparison import Comparison
+from segfocus.metrics.patch_thresholds import PatchThresholds
 from segfocus.metrics.suite import GROUPS, Suite
 from segfocus.recipe import DataConfig, EvaluationConfig
 
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 
     from segfocus.checkpoint import Checkpoint
     from segfocus.data.classes import Classes
-    from segfocus.inference.predictor import Prediction
+    from segfocus.data.dataset import SegmentationDataset
+    from segfocus.inference.prediction import Prediction
 
 _FINAL_ONLY = {"regions", "headroom", "calibration"}
 """groups that the initial prediction is not scored by: told by what changed, shown nowhere, needs probabilities"""
-_TITLES = {"initial": "the network's own initial prediction", "coarse": "the network's own coarse prediction"}
+_TITLES = {
+    "initial": "the network's own initial prediction",
+    "coarse": "the network's own coarse prediction",
+    "base": "the maps as they were given",
+}
 """kind of baseline -> what it is called; see `segfocus.inference.predictor.FIRST_PREDICTIONS`"""
 
 
@@ -51,16 +57,16 @@ def evaluate(
     Returns:
         `Suite.summary` with the further key "how": checkpoint, dataset, split, window, stride, scales, flip and the
         segfocus version.  Of a method with a first prediction of its own also "baseline": {"kind": "initial" (before it
-        borrowed) or "coarse" (before the context came in), "title", "scores", "difference", "changed"} as in
-        `segfocus.report.from_files`; and, of one that borrows, where pictures are seen whole, "borrowing":
-        `segfocus.metrics.borrowing.Borrowing.summary`.
+        borrowed), "coarse" (before the context came in) or "base" (before a refiner came), "title", "scores",
+        "difference", "changed"} as in `segfocus.report.from_files`; and, of one that borrows, where pictures are seen
+        whole, "borrowing": `segfocus.metrics.borrowing.Borrowing.summary`; and, of a refiner that looks at patches,
+        "thresholds": `segfocus.metrics.patch_thresholds.PatchThresholds.summary`.
 
     Raises:
         SegfocusError: the dataset has other classes than the checkpoint was trained on, or any bad file.
     """
     from segfocus import checkpoint as checkpoints
     from segfocus.data import open_dataset
-    from segfocus.inference.predictor import Predictor
 
     where = str(checkpoint) if isinstance(checkpoint, str | Path) else "in memory"
     loaded = checkpoints.load(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
@@ -71,20 +77,11 @@ def evaluate(
     own = data.name == loaded.recipe.data.name and data.classes in (None, loaded.recipe.data.classes)
     dataset = open_dataset(data, split, classes=loaded.classes if own else None)
     _same_classes(loaded.classes, dataset.classes, f"{data.name} {split}")
-    predictor = Predictor(
-        loaded,
-        window=evaluation.window,
-        stride=evaluation.stride,
-        scales=tuple(evaluation.scales),
-        flip=evaluation.flip,
-        device=device,
-        max_pixels=data.max_pixels,
-        initial=True,
-    )
+    predict = _predict_with(loaded, dataset, data, evaluation, device)
     measurement: _Measurement | None = None
     for index in tqdm(range(len(dataset)), "evaluate", unit="picture", disable=None, leave=False):
         picture, target = dataset.read(index)
-        prediction = predictor(picture)
+        prediction = predict(index, picture)
         name = dataset.pairs[index].name
         if measurement is None:
             kind = prediction.initial_kind
@@ -108,6 +105,41 @@ def evaluate(
     return {**measurement.scores(), "how": how}
 
 
+def _predict_with(
+    loaded: Checkpoint, dataset: SegmentationDataset, data: DataConfig, evaluation: EvaluationConfig, device: str
+) -> Callable[[int, np.ndarray], Prediction]:
+    """(index, picture) -> prediction: of the picture, or of a refiner of its map."""
+    from segfocus.data.maps import MapsDataset
+    from segfocus.inference.predictor import Predictor
+    from segfocus.inference.refiner import MapRefiner
+    from segfocus.methods.base import Refiner
+
+    window, stride = evaluation.window, evaluation.stride
+    if isinstance(loaded.model, Refiner):
+        if not isinstance(dataset, MapsDataset):
+            raise SegfocusError(
+                f"evaluate: expected maps for the refiner {loaded.recipe.model.method}, got the pictures of "
+                f"{data.name}; try --data.name maps with --data.maps and --data.masks"
+            )
+        refiner = MapRefiner(
+            loaded, window=window, stride=stride, resize=data.resize, shifts=evaluation.shifts, device=device
+        )
+        return lambda index, picture: refiner(
+            dataset.read_map(index), None if dataset.pictures is None else picture, dataset.pairs[index].name
+        )
+    predictor = Predictor(
+        loaded,
+        window=window,
+        stride=stride,
+        scales=tuple(evaluation.scales),
+        flip=evaluation.flip,
+        device=device,
+        max_pixels=data.max_pixels,
+        initial=True,
+    )
+    return lambda index, picture: predictor(picture)
+
+
 class _Measurement:
     """The running scores of the predictions, and of the initial ones where the method has them."""
 
@@ -118,6 +150,7 @@ class _Measurement:
         self.kind = kind
         self.before: Suite | None = None
         self.borrowing: Borrowing | None = None
+        self.thresholds: PatchThresholds | None = None
         if kind is not None:
             shared = [group for group in self.suite.tallies if group in GROUPS and group not in _FINAL_ONLY]
             self.before = Suite(classes, shared, distances)
@@ -141,6 +174,9 @@ class _Measurement:
         if prediction.offsets is not None and prediction.confidence is not None:
             self.borrowing = self.borrowing or Borrowing(classes)
             self.borrowing.add(target, initial, prediction.offsets, prediction.confidence)
+        if prediction.base_probabilities is not None and prediction.patch is not None:
+            self.thresholds = self.thresholds or PatchThresholds(classes, prediction.patch)
+            self.thresholds.add(target, prediction.base_probabilities, prediction.labels)
 
     def scores(self) -> dict[str, Any]:
         scores = self.suite.summary()
@@ -154,6 +190,8 @@ class _Measurement:
             }
         if self.borrowing is not None:
             scores["borrowing"] = self.borrowing.summary()
+        if self.thresholds is not None:
+            scores["thresholds"] = self.thresholds.summary()
         return scores
 
 

@@ -15,7 +15,7 @@ import torch
 from segfocus.errors import SegfocusError
 from segfocus.files import write_json, write_text
 from segfocus.recipe import Recipe, load_recipe
-from segfocus.training.checks import check, check_pictures
+from segfocus.training.checks import check, check_pictures, check_windows
 from segfocus.training.evaluation import evaluate as evaluate
 from segfocus.training.folders import create_folder, existing_run, follower_folder, new_folder, told
 from segfocus.training.state import RESUME, Plan, Progress, load_state, make_plan
@@ -24,7 +24,7 @@ from segfocus.training.surroundings import end_others, interruptible, own_proces
 if TYPE_CHECKING:
     import lightning as L
 
-    from segfocus.methods.base import Segmenter
+    from segfocus.methods.base import Method
 
 
 # lightning takes seconds to import and only training needs it: it is imported inside the functions below
@@ -138,7 +138,7 @@ def _open_data(recipe: Recipe) -> Any:
     return data
 
 
-def _build_model(recipe: Recipe, num_classes: int, fetch: bool = True) -> Segmenter:
+def _build_model(recipe: Recipe, num_classes: int, fetch: bool = True) -> Method:
     from segfocus.methods import build
 
     weights = recipe.model.class_weights
@@ -147,6 +147,7 @@ def _build_model(recipe: Recipe, num_classes: int, fetch: bool = True) -> Segmen
     torch.manual_seed(recipe.training.seed)
     weights = weights if isinstance(weights, list) else None
     model = build(recipe.model, num_classes, class_weights=weights, fetch=fetch)
+    check_windows(recipe, model)
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from segfocus.data.classes import Classes
 from segfocus.metrics.torch_metrics import SegmentationScores
-from segfocus.output import Output
 from segfocus.recipe import Recipe
 from segfocus.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
-from segfocus.training.prediction import predict
+from segfocus.training.prediction import forward, in_layout, predict
 
 if TYPE_CHECKING:
-    from segfocus.methods.base import Segmenter
+    from segfocus.methods.base import Method
 
 
 class SegmentationTask(L.LightningModule):
@@ -30,7 +29,7 @@ class SegmentationTask(L.LightningModule):
     # a process may get no validation picture when there are more processes than pictures
     allow_zero_length_dataloader_with_multiple_devices = True
 
-    def __init__(self, model: Segmenter, recipe: Recipe, classes: Classes, total_steps: int, step: int = 0) -> None:
+    def __init__(self, model: Method, recipe: Recipe, classes: Classes, total_steps: int, step: int = 0) -> None:
         super().__init__()
         self.model = model
         self.recipe = recipe
@@ -48,7 +47,7 @@ class SegmentationTask(L.LightningModule):
         self.average = WeightAverage(model, decay) if decay else None
 
     @property
-    def evaluated(self) -> Segmenter:
+    def evaluated(self) -> Method:
         """The network that is validated and published: the averaged weights, or the trained ones without averaging."""
         return self.average.model if self.average else self.model
 
@@ -70,7 +69,7 @@ class SegmentationTask(L.LightningModule):
         set_learning_rate(self.trainer.optimizers[0], factor)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        output: Output = self.model(self._in_layout(batch["image"]))
+        output = forward(self.model, self._in_layout(batch))
         terms = self.model.loss(output, batch["target"])
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         self.terms = {"loss": loss.detach(), **{f"loss_{name}": term.detach() for name, term in terms.items()}}
@@ -99,7 +98,7 @@ class SegmentationTask(L.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor | None]:
         with torch.autocast(self.device.type, enabled=False):
-            labels, output = predict(self.evaluated, self._in_layout(batch["image"]), self.recipe.evaluation)
+            labels, output = predict(self.evaluated, self._in_layout(batch), self.recipe)
         labels = labels.to(torch.uint8)
         self.scores.update(labels, batch["target"])
         return {
@@ -112,8 +111,8 @@ class SegmentationTask(L.LightningModule):
         self.val_scores = self.scores.compute()
         self.scores.reset()
 
-    def _in_layout(self, image: Tensor) -> Tensor:
-        return image.contiguous(memory_format=torch.channels_last) if self.recipe.training.channels_last else image
+    def _in_layout(self, batch: Any) -> Any:
+        return in_layout(batch, self.recipe.training.channels_last)
 
     def _place_average(self) -> None:
         if self.average:
@@ -127,12 +126,12 @@ class WeightAverage:
     Not a module: nothing of it is trained or synchronised between processes.
     """
 
-    def __init__(self, model: Segmenter, decay: float) -> None:
+    def __init__(self, model: Method, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, model: Segmenter, step: int) -> None:
+    def update(self, model: Method, step: int) -> None:
         """Take in the weights after step number `step` (counted from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for averaged, current in zip(self.model.parameters(), model.parameters(), strict=True):

@@ -18,11 +18,11 @@ from segfocus.errors import SegfocusError
 from segfocus.metrics.scores import Counts
 from segfocus.recipe import Recipe
 from segfocus.training.optim import build_optimizer
-from segfocus.training.prediction import predict
+from segfocus.training.prediction import forward, in_layout, predict
 
 if TYPE_CHECKING:
     from segfocus.data.module import SegmentationData
-    from segfocus.methods.base import Segmenter
+    from segfocus.methods.base import Method
 
 NEEDED_GAIN = 1.1
 """bf16 must be this many times as fast as fp32 on a CPU to be chosen"""
@@ -30,7 +30,7 @@ _RESERVE = 0.02  # of a budget, for logs, checkpoints and start-up
 
 
 def choose_precision(
-    model: Segmenter, data: SegmentationData, recipe: Recipe, device: torch.device
+    model: Method, data: SegmentationData, recipe: Recipe, device: torch.device
 ) -> tuple[str, dict[str, Any]]:
     """('32-true' | 'bf16-mixed' | '16-mixed', what was measured).
 
@@ -56,7 +56,7 @@ def choose_precision(
 
 
 def steps_for_budget(
-    model: Segmenter, data: SegmentationData, recipe: Recipe, device: torch.device, seconds: float
+    model: Method, data: SegmentationData, recipe: Recipe, device: torch.device, seconds: float
 ) -> tuple[int, dict[str, Any]]:
     """(steps that fit into `seconds` including their validations, what was measured).
 
@@ -82,7 +82,7 @@ def steps_for_budget(
 class _Stepper:
     """Training steps on a copy of the network: the run's own weights and statistics stay untouched."""
 
-    def __init__(self, model: Segmenter, recipe: Recipe, device: torch.device, precision: str) -> None:
+    def __init__(self, model: Method, recipe: Recipe, device: torch.device, precision: str) -> None:
         self.model = copy.deepcopy(model).to(device).train()
         self.device = device
         self.precision = precision
@@ -90,12 +90,11 @@ class _Stepper:
         self.optimizer = build_optimizer(self.model, recipe.optimizer, fused=device.type in ("cpu", "cuda"))
 
     def step(self, batch: dict[str, Any]) -> None:
-        image, target = (batch[key].to(self.device) for key in ("image", "target"))
-        if self.recipe.training.channels_last:
-            image = image.contiguous(memory_format=torch.channels_last)
+        batch = {key: value.to(self.device) for key, value in batch.items() if isinstance(value, Tensor)}
+        batch = in_layout(batch, self.recipe.training.channels_last)
         self.optimizer.zero_grad()
         with autocast(self.device, self.precision):
-            terms = self.model.loss(self.model(image), target)
+            terms = self.model.loss(forward(self.model, batch), batch["target"])
         torch.stack([term.float() for term in terms.values()]).sum().backward()
         if self.recipe.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm)
@@ -117,7 +116,7 @@ def _first(data: SegmentationData, recipe: Recipe) -> list[int]:
 
 
 def _seconds_per_step(
-    model: Segmenter, data: SegmentationData, recipe: Recipe, device: torch.device, longest: float
+    model: Method, data: SegmentationData, recipe: Recipe, device: torch.device, longest: float
 ) -> float:
     stepper = _Stepper(model, recipe, device, recipe.training.precision)
     share = len(_first(data, recipe))
@@ -132,7 +131,7 @@ def _seconds_per_step(
         return (time.perf_counter() - begin) / count
 
 
-def _seconds_per_validation(model: Segmenter, data: SegmentationData, recipe: Recipe, device: torch.device) -> float:
+def _seconds_per_validation(model: Method, data: SegmentationData, recipe: Recipe, device: torch.device) -> float:
     """Read, predict and score a few pictures one by one, scaled to all of them and shared by the processes."""
     network = copy.deepcopy(model).to(device).eval()
     counts = Counts(data.classes.num_classes, recipe.evaluation.boundary_distances)
@@ -142,10 +141,8 @@ def _seconds_per_validation(model: Segmenter, data: SegmentationData, recipe: Re
         for index in range(min(4, total)):
             begin = time.perf_counter()
             sample = data.val_dataset[index]
-            image = sample["image"][None].to(device)
-            if recipe.training.channels_last:
-                image = image.contiguous(memory_format=torch.channels_last)
-            labels, _ = predict(network, image, recipe.evaluation)
+            batch = {key: value[None].to(device) for key, value in dict(sample).items() if isinstance(value, Tensor)}
+            labels, _ = predict(network, in_layout(batch, recipe.training.channels_last), recipe)
             counts.update(sample["target"].to(torch.uint8).numpy(), labels[0].to("cpu", torch.uint8).numpy())
             seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds) * math.ceil(total / recipe.training.devices) if seconds else 0.0
@@ -177,7 +174,7 @@ def _threads(devices: int, device: torch.device) -> Iterator[None]:
 
 
 def _part(batch: dict[str, Any], share: int) -> dict[str, Tensor]:
-    return {key: batch[key][:share] for key in ("image", "target")}
+    return {key: value[:share] for key, value in batch.items() if isinstance(value, Tensor)}
 
 
 def _wait(device: torch.device) -> None:

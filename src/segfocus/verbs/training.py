@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from segfocus.console import say
 from segfocus.errors import SegfocusError
 from segfocus.options import add_recipe_options, changed, overrides, parse, verb_parser
 from segfocus.prediction_options import add_max_pixels, max_pixels_changes
-from segfocus.recipe import load_recipe, recipe_names
+from segfocus.recipe import Recipe, load_recipe, recipe_names
 from segfocus.verbs.scores_text import show_scores
 
 if TYPE_CHECKING:
@@ -37,17 +38,35 @@ def train(arguments: list[str]) -> None:
     add_max_pixels(parser)
     add_recipe_options(parser, SECTIONS)
     values = parse(parser, arguments)
-    changes = max_pixels_changes(values, overrides(values, SECTIONS))
+    train_and_report(values, max_pixels_changes(values, overrides(values, SECTIONS)), arguments, "train")
+
+
+def train_and_report(
+    values: Namespace,
+    changes: dict[str, dict[str, Any]],
+    arguments: list[str],
+    verb: str,
+    before: Callable[[Recipe], None] | None = None,
+) -> None:
+    """Train `values.recipe` with `changes`, or resume, then score and report.
+
+    Args:
+        values: with recipe, out, overwrite and resume.
+        verb: what the user typed behind segfocus.
+        before: called with the recipe before a new run, in the first of several processes.
+    """
     if values.resume is not None:
-        run = _resume(values, changes)
+        run = _resume(values, changes, verb)
     elif values.recipe is None:
-        raise SegfocusError(f"train: expected a recipe; try one of {', '.join(recipe_names())}, or --resume runs/NAME")
+        raise SegfocusError(f"{verb}: expected a recipe; try one of {', '.join(recipe_names())}, or --resume runs/NAME")
     else:
         from segfocus.training.run import train as run_training
 
         recipe = changed(load_recipe(values.recipe), _one_length(changes))
+        if before is not None and _first_process():
+            before(recipe)
         run = run_training(recipe, values.out, overwrite=values.overwrite, name=Path(values.recipe).stem)
-    _finish(run, arguments, "train")
+    _finish(run, arguments, verb)
 
 
 def _one_length(changes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -58,13 +77,15 @@ def _one_length(changes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
     return {**changes, "training": {**dict.fromkeys(_LENGTHS), **training}}
 
 
-def _resume(values: Namespace, changes: dict[str, dict[str, Any]]) -> Path:
+def _resume(values: Namespace, changes: dict[str, dict[str, Any]], verb: str) -> Path:
     if values.recipe is not None or values.out is not None or values.overwrite:
-        raise SegfocusError("train --resume: the run folder says the rest; leave out the recipe, --out and --overwrite")
+        raise SegfocusError(
+            f"{verb} --resume: the run folder says the rest; leave out the recipe, --out and --overwrite"
+        )
     if changes:
         section, fields = next(iter(changes.items()))
         raise SegfocusError(
-            f"train --resume: a resumed run keeps its recipe, got --{section}.{next(iter(fields))}; where only the "
+            f"{verb} --resume: a resumed run keeps its recipe, got --{section}.{next(iter(fields))}; where only the "
             f"data has moved, try to edit {Path(values.resume) / 'recipe.yaml'}"
         )
     from segfocus.training.run import train as run_training
@@ -92,14 +113,18 @@ def demo(arguments: list[str]) -> None:
     _finish(run_demo(values.out, values.overwrite, changes), arguments, "demo")
 
 
+def _first_process() -> bool:
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+
+
 def _finish(run: Path, arguments: list[str], verb: str) -> None:
     """Score and report; only the first of several processes does."""
-    if int(os.environ.get("LOCAL_RANK", 0)) != 0:
+    if not _first_process():
         return
     from segfocus.report.runs import score_and_report
 
     try:
-        scores, report = score_and_report(run, shlex.join(["segfocus", verb, *arguments]))
+        scores, report = score_and_report(run, shlex.join(["segfocus", *verb.split(), *arguments]))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped while scoring; go on with: segfocus train --resume {run}") from None
     show_scores(scores)

@@ -1,4 +1,4 @@
-"""Pictures of label maps, importance, errors, offsets and regions.
+"""Pictures of label maps, importance, errors, offsets, regions, probabilities and thresholds.
 
 Pure functions: NumPy arrays in, new uint8 "height width 3" RGB arrays out; nothing is changed in place.  Imports no
 torch.
@@ -22,6 +22,7 @@ from segfocus.viz.maps import (
     panel,
 )
 from segfocus.viz.regions import attention_map, cell_centres, dots, region_colors, region_palette, representative_dots
+from segfocus.viz.thresholds import probability_pair, threshold_bar, threshold_colors, threshold_heat_map
 
 __all__ = [
     "BROKEN",
@@ -44,8 +45,12 @@ __all__ = [
     "overlay",
     "palette",
     "panel",
+    "probability_pair",
     "region_colors",
     "region_palette",
     "representative_dots",
     "round_length",
+    "threshold_bar",
+    "threshold_colors",
+    "threshold_heat_map",
 ]

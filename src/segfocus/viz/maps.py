@@ -103,10 +103,19 @@ def heat_map(
     bytes_ = (np.nan_to_num(importance).clip(0, 1) * 255).round().astype(np.uint8)
     table = np.asarray(cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO))
     colors = np.ascontiguousarray(table.reshape(256, 3)[:, ::-1])[enlarge(bytes_, size)]
-    if picture is None:
-        return colors
-    if picture.shape[:2] != tuple(size):
-        raise SegfocusError(f"heat map: expected a picture of {_words(size)}, got {_words(picture.shape)}")
+    return colors if picture is None else lay_over_grey(colors, picture, opacity)
+
+
+def lay_over_grey(
+    colors: UInt8[ndarray, "height width 3"], picture: UInt8[ndarray, "_ _ 3"], opacity: float
+) -> UInt8[ndarray, "height width 3"]:
+    """Colours laid over the grey version of a picture with `opacity` in [0, 1].
+
+    Raises:
+        SegfocusError: a picture of another size.
+    """
+    if picture.shape[:2] != colors.shape[:2]:
+        raise SegfocusError(f"heat map: expected a picture of {_words(colors.shape)}, got {_words(picture.shape)}")
     return _blend(colors, _grey(picture), opacity)
 
 

@@ -1,0 +1,1 @@
+"""Refining the probability maps of any network: the leaderboard of `segfocus refine compare` and what it is made of."""
