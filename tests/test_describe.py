@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from segfocus.describe import DEFAULT_CLASSES, describe, described_recipe, text_of
 from segfocus.errors import SegfocusError
 from segfocus.methods import build
-from segfocus.recipe import ModelConfig, Recipe
+from segfocus.recipe import ModelConfig, Recipe, load_recipe
 
 
 def recipe_of(**model) -> Recipe:
@@ -90,3 +90,13 @@ def test_fewer_than_two_classes_are_refused(count):
         described_recipe("fornet-camvid", {}, count)
     with pytest.raises(SegfocusError, match="expected two or more"):
         describe(recipe_of(), count)
+
+
+@pytest.mark.parametrize(("classes", "gmac"), [(None, 2.833), (3, 3 * 2.833)])
+def test_refiners_are_described_on_maps(classes, gmac):
+    found = describe(load_recipe("threshnet-maps"), classes)
+    assert found["num_classes"] == (classes or 2)
+    assert found["classes_assumed"] is (classes is None)
+    assert found["outputs"]["logits"] == [1 if classes is None else 3, 256, 256]
+    assert found["gmac"] == pytest.approx(gmac, abs=2e-3)
+    assert found["parameters"] == 244_892

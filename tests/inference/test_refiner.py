@@ -70,7 +70,7 @@ def test_a_prediction_holds_what_was_and_what_is(values):
     np.testing.assert_allclose(prediction.probabilities[1], expected_shift(values), atol=1e-5)
     assert np.array_equal(prediction.labels, prediction.probabilities[1] > 0.5)
     assert np.array_equal(prediction.initial_labels, values[1] > 0.5)
-    assert (prediction.initial_kind, prediction.patch, prediction.name) == ("base", 8, "a/b")
+    assert (prediction.initial_kind, prediction.patch, prediction.name) == ("base", None, "a/b")
     assert prediction.base_probabilities is values
     assert np.array_equal(prediction.picture[:, :, 0], (values[1] * 255).round())
 
@@ -107,6 +107,9 @@ def test_resizing_goes_there_and_back(values):
     np.testing.assert_allclose(prediction.probabilities.sum(0), 1, atol=1e-5)
     again = refined(Shift(), torch.from_numpy(values)[None], resize=(48, 64))
     np.testing.assert_allclose(again[0].numpy(), prediction.probabilities, atol=1e-6)
+    network = ThreshNet(width=2, patch=16)
+    assert MapRefiner(network, device="cpu")(values).patch == 16
+    assert MapRefiner(network, resize=(48, 64), device="cpu")(values).patch is None
     with pytest.raises(SegfocusError, match="window: expected none where maps are resized to 48x64, got 32x32"):
         MapRefiner(Shift(), resize=(48, 64), window=(32, 32), device="cpu")
 

@@ -96,8 +96,8 @@ def test_overwrite_makes_all_anew_and_touches_nothing_else(tmp_path, monkeypatch
 
 def test_bad_files_are_listed_and_the_rest_is_done(tmp_path, monkeypatch):
     folders = make_folders(tmp_path / "data")
-    good = compared(folders, tmp_path / "good", ["fixed"], monkeypatch)
-    scored = set(row_of(good, "fixed")["pictures"])
+    good = compared(folders, tmp_path / "good", ["temperature"], monkeypatch)
+    scored = set(row_of(good, "temperature")["pictures"])
     bad, unfit = sorted(scored)[0], sorted(set(NAMES) - scored)[0]
     np.save(folders.maps / f"{bad}.npy", np.full((40, 56), np.nan, np.float32))
     (folders.maps / f"{unfit}.npy").write_bytes(b"cut off")
@@ -161,7 +161,7 @@ def test_an_interrupted_training_goes_on(tmp_path, monkeypatch):
         return out
 
     monkeypatch.setattr("segfocus.training.run.train", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="row patch_bias; the same command goes on"):
         compared(folders, out, ["fixed", "patch_bias"], monkeypatch, minutes=0.5)
     results = compared(folders, out, ["fixed", "patch_bias"], monkeypatch, minutes=0.5)
     assert calls == [False, True]
@@ -184,11 +184,19 @@ def test_a_checkpoint_takes_part_and_is_scored_again_when_it_changes(done, tmp_p
     mine = tmp_path / "best.safetensors"
     mine.write_bytes((out / row_of(results, "platt")["checkpoint"]).read_bytes())
     name = f"{tmp_path.name}-best"
-    given = compared(folders, out, [mine], monkeypatch, patch=16)
+    given = compared(folders, out, ["platt", mine], monkeypatch, patch=16)
     assert row_of(given, name)["score"] == row_of(results, "platt")["score"]
     mine.write_bytes((out / row_of(results, "fixed")["checkpoint"]).read_bytes())
-    given = compared(folders, out, [mine], monkeypatch, patch=16)
+    given = compared(folders, out, ["platt", mine], monkeypatch, patch=16)
     assert row_of(given, name)["score"] == row_of(results, "base")["score"]
+
+
+def test_all_maps_are_scored_where_nothing_is_fitted(done, tmp_path, monkeypatch):
+    folders, out, results = done
+    mine = out / row_of(results, "platt")["checkpoint"]
+    given = compared(folders, tmp_path / "out", [mine, "patch_oracle"], monkeypatch)
+    assert (given["n_pictures"], given["n_fit_pictures"]) == (len(NAMES), 0)
+    assert given["fit_from"] == "nothing was fitted"
 
 
 def test_three_classes_without_pictures(tmp_path, monkeypatch):

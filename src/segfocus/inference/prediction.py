@@ -44,7 +44,7 @@ class Prediction:
     base_probabilities: Float32[np.ndarray, "classes height width"] | None = None
     """what a refiner was given; None for other methods"""
     patch: int | None = None
-    """side in px of the patches that a refiner looks at; None where it has none"""
+    """side in px of the patches that a refiner looks at; None where it has none on the map's own grid"""
     look_from: Callable[[int, int], np.ndarray | None] | None = None
     """(row, column) of a pixel -> what `Segmenter.attention` tells of it, float32, by another pass through the network;
     None where the method has none or no single pass saw the picture whole"""

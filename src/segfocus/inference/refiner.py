@@ -131,7 +131,7 @@ class MapRefiner:
             initial_labels=_labels(probabilities),
             initial_kind="base",
             base_probabilities=probabilities,
-            patch=self.model.grid if self.model.grid > 1 else None,
+            patch=None if self.resize is not None else getattr(self.model, "patch", None),
         )
 
     def settings(self) -> dict[str, Any]:

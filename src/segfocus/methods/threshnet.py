@@ -40,6 +40,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 from torch.nn import functional
 
 from segfocus.data.classes import IGNORE
@@ -212,7 +213,8 @@ class ThreshNet(Refiner):
 
     def _active_branches(self, maps: Tensor, own: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         """`branches` of the active maps, `own` of the others."""
-        if torch.compiler.is_compiling() or bool(active.all()):  # a traced graph computes all, whatever they hold
+        # a traced graph computes all, whatever they hold, and maps without values (`describe`) hold nothing
+        if torch.compiler.is_compiling() or is_fake(active) or bool(active.all()):
             whole, alone = self.branches(maps)
         else:
             chosen = active.flatten().nonzero()[:, 0]

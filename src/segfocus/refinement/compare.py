@@ -53,8 +53,8 @@ def compare(
     """Fit, train and score refiners on probability maps, and write OUT/leaderboard.json and OUT/report.html.
 
     Rows: `segfocus.refinement.entrants.ENTRANTS` and checkpoints of refiners.  What must be fitted or trained is so on
-    the `fit_` folders; without them on a half of the maps, told by their names, and the other half is scored.  Each
-    finished row is kept in OUT: the same call goes on where it stopped, and one with other `methods` makes new ones
+    the `fit_` folders; without them on a half of the maps, told by their names, and the other half is scored (all of
+    them where nothing is to be fitted, as with checkpoints alone).  Each finished row is kept in OUT: the same call goes on where it stopped, and one with other `methods` makes new ones
     alone.
 
     Args:
@@ -92,12 +92,15 @@ def compare(
     _check(out, given, fit_given, minutes, steps, patch)
     scored = Part.open(given, classes, logits)
     entrants, left_out = choose(methods, scored.classes.num_classes, images is not None)
-    if fit_given is None:
+    if fit_given is not None:
+        fit_from = "maps of their own"
+        fit = Part.open(fit_given, scored.classes, logits)
+    elif any(entrant.fitting in ("counted", "trained") for entrant in entrants):
         fit_from = "half of the maps, told by their names"
         fit, scored = scored.split()
     else:
-        fit_from = "maps of their own"
-        fit = Part.open(fit_given, scored.classes, logits)
+        fit_from = "nothing was fitted"
+        fit = scored.only([])
     settings = {
         "scored": scored.digest(),
         "fit": fit.digest(),
@@ -140,6 +143,8 @@ def compare(
         except SegfocusError as error:
             failures.append(f"{entrant.name}: {error}")
             _log.warning("%s: %s", entrant.name, error)
+        except KeyboardInterrupt:  # a training would say how to go on with itself alone
+            raise KeyboardInterrupt(f"stopped at row {entrant.name}; the same command goes on from there") from None
     results = _results(found, scored, fit, fit_from, settings, left_out, failures)
     results["thresholds_add"] = _thresholds_add(counted)
     write_json(out / LEADERBOARD, results)

@@ -91,7 +91,8 @@ def best_refiner(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 def _subtitle(results: Mapping[str, Any]) -> str:
     pictures = results["n_pictures"]
     parts = [f"{count(pictures)} picture{'' if pictures == 1 else 's'} scored"]
-    parts.append(f"refiners fitted by {count(results['n_fit_pictures'])} others: {results['fit_from']}")
+    fit = results["n_fit_pictures"]
+    parts.append(f"refiners fitted by {count(fit)} others: {results['fit_from']}" if fit else results["fit_from"])
     parts.append(f"{len(results['classes'])} classes")
     return " · ".join([*parts, "scores in percent"])
 
@@ -168,7 +169,7 @@ def _made(results: Mapping[str, Any]) -> dict[str, str]:
     else:
         noise = f"other work took up to {percent(other, 0)} % of the processors: times are too long"
     return {
-        "fitted by": f"{results['n_fit_pictures']} pictures, {results['fit_from']}",
+        "fitted by": f"{results['n_fit_pictures']} pictures: {results['fit_from']}",
         "trainings": f"{length} each, seed {settings['seed']}",
         "oracle": f"patches of {settings['patch']} px",
         "machine": f"{machine}; {noise}",

@@ -34,6 +34,8 @@ class Entry:
     """bool, the same grid: regions that keep the refinement"""
     baseline: np.ndarray | None = None
     """uint8 height x width, train ids: another prediction to compare with"""
+    picture_name: str = "picture"
+    """what the picture is called, where it is none: "map" for a map in grey"""
     baseline_name: str = "baseline"
     """what the other prediction is called; "initial" is the network's own before it borrowed, "coarse" before it saw
     the context, "base" what a refiner was given"""
@@ -89,7 +91,7 @@ Drawn = list[tuple[str, np.ndarray, bool]]
 
 def draw(entry: Entry, classes: Classes) -> Drawn:
     """Picture, truth, baseline if any, prediction, where they differ, confidence if any, at the labels' size."""
-    drawn: Drawn = [] if entry.picture is None else [("picture", entry.picture, False)]
+    drawn: Drawn = [] if entry.picture is None else [(entry.picture_name, entry.picture, False)]
     drawn.append(("truth", viz.color_map(entry.target, classes), True))
     if entry.baseline is not None:
         drawn.append((entry.baseline_name, _colors(entry.baseline, entry.target, classes), True))

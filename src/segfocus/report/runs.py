@@ -52,6 +52,7 @@ def evaluate_and_report(
                 prediction.labels,
                 prediction.importance,
                 prediction.selected,
+                picture_name="picture" if prediction.base_probabilities is None or recipe.data.images else "map",
                 baseline=prediction.initial_labels,
                 baseline_name=prediction.initial_kind or "baseline",
                 offsets=prediction.offsets,
