@@ -36,6 +36,13 @@ SETS = {
 COUNTED = 0.55
 """foreground IoU below which a base of DeepCrack says nothing"""
 STEPS = 300
+FEW = ("fixed", "global_threshold", "temperature", "platt", "patch_oracle", "guided_filter", "crf", "threshnet")
+ROWS: dict[str, tuple[str, ...]] = {
+    "deepcrack": ("all",),
+    "drive": (*FEW, "threshnet_regular"),
+    "nuclei": (*FEW, "threshnet_regular"),
+}
+"""names of rows of `segfocus.refinement.entrants.ENTRANTS`"""
 ABLATIONS: dict[str, dict[str, Any]] = {
     "global branch only": {"combine": "global"},
     "local branch only": {"combine": "local"},
@@ -129,8 +136,8 @@ def one_seed(name: str, seed: int, root: str, runs: Path, steps: int, first: boo
         if found["failures"]:
             raise SegfocusError(f"{name}, seed {seed}: {found['failures'][0]}")
 
-    leaderboard(["all"])
-    rows: list[str | Path] = ["all"]
+    rows: list[str | Path] = list(ROWS[name])
+    leaderboard(rows)
     if ablations:
         whole = out / "runs" / "threshnet" / "best.safetensors"
         for row, options in ABLATIONS.items():

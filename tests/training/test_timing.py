@@ -95,7 +95,7 @@ def test_a_budget_too_short_for_one_step_is_refused(data):
 @pytest.mark.slow
 def test_a_budget_in_minutes_is_kept_stored_and_run_to_its_end(tmp_path):
     begin = time.monotonic()
-    train(tiny_recipe(minutes=0.12, validate_every=10.0, precision="auto"), tmp_path / "run")
+    train(tiny_recipe(minutes=0.2, validate_every=10.0, precision="auto"), tmp_path / "run")
     spent = time.monotonic() - begin
     rows, validations = metrics(tmp_path / "run")
     text = (tmp_path / "run" / "recipe.yaml").read_text()
@@ -106,7 +106,7 @@ def test_a_budget_in_minutes_is_kept_stored_and_run_to_its_end(tmp_path):
     recipe = load_recipe(tmp_path / "run" / "recipe.yaml")
     last = learning_rate_factor(len(rows) - 1, len(rows), recipe.optimizer)  # the schedule ends with the run
     assert rows[len(rows)]["learning_rate"] == pytest.approx(recipe.optimizer.learning_rate * last)
-    assert spent < 60  # eight times the budget: the machine may be shared
+    assert spent < 60  # five times the budget: the machine may be shared
 
 
 def test_autocast_matches_the_names_of_the_recipe():

@@ -54,8 +54,8 @@ def compare(
 
     Rows: `segfocus.refinement.entrants.ENTRANTS` and checkpoints of refiners.  What must be fitted or trained is so on
     the `fit_` folders; without them on a half of the maps, told by their names, and the other half is scored (all of
-    them where nothing is to be fitted, as with checkpoints alone).  Each finished row is kept in OUT: the same call goes on where it stopped, and one with other `methods` makes new ones
-    alone.
+    them where nothing is to be fitted, as with checkpoints alone).  Each finished row is kept in OUT: the same call
+    goes on where it stopped, and one with other `methods` makes new ones alone.
 
     Args:
         maps: probability maps of any network, a file a picture: npy, npz, PNG of 8 or 16 bits, TIFF; [height, width]

@@ -23,6 +23,9 @@ STEPS = 1000
 """of a training, where neither steps nor minutes are given"""
 _MOST_PICTURES = 40
 """by which refiners that try settings one after another choose among them"""
+_MOST_MAPS = 12
+"""of single classes in a step of a training: refiners that see one class at a time take as much memory for eleven
+classes of one picture as for eleven pictures of two (ThreshNet of quarter width: 0.25 GiB for 256 x 256 px)"""
 _DONE = "fitted.json"
 
 
@@ -88,7 +91,11 @@ def training_recipe(entrant: Entrant, budget: Budget) -> Recipe:
     images = None if folders.images is None else str(folders.images)
     steps = budget.steps or STEPS
     recipe = row_recipe(entrant.method, str(folders.maps), str(folders.masks), images, steps, budget.seed)
-    recipe.data = dataclasses.replace(recipe.data, classes=str(budget.classes_file), logits=budget.logits)
+    classes = budget.part.classes.num_classes
+    batch = min(recipe.data.batch_size, max(1, _MOST_MAPS // classes)) if classes > 2 else recipe.data.batch_size
+    recipe.data = dataclasses.replace(
+        recipe.data, classes=str(budget.classes_file), logits=budget.logits, batch_size=batch
+    )
     recipe.model = dataclasses.replace(recipe.model, options={**recipe.model.options, **entrant.options})
     if budget.minutes is not None:
         recipe.training = dataclasses.replace(recipe.training, steps=None, epochs=None, minutes=budget.minutes)
