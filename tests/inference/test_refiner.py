@@ -135,6 +135,21 @@ def test_more_classes_take_the_largest(values):
         MapRefiner(Shift(3), device="cpu")(values)
 
 
+@pytest.mark.parametrize("options", [{}, {"window": (32, 32), "stride": (16, 16)}, {"shifts": True}])
+def test_what_the_base_is_sure_of_stays_bit_for_bit(values, options):
+    torch.manual_seed(0)
+    scores = np.random.default_rng(0).normal(size=(4, 96, 128)) * 3
+    maps = (np.exp(scores) / np.exp(scores).sum(0)).astype(np.float32)
+    network = ThreshNet(4, width=2, patch=16)
+    sure = maps.max(0) >= 0.95
+    found = MapRefiner(network, device="cpu", **options)(maps)
+    assert 0.1 < sure.mean() < 0.9
+    assert np.array_equal(found.probabilities[:, sure], maps[:, sure])
+    assert not np.allclose(found.probabilities[:, ~sure], maps[:, ~sure], atol=1e-2)
+    network.keep_above = None
+    assert not np.array_equal(MapRefiner(network, device="cpu", **options)(maps).probabilities[:, sure], maps[:, sure])
+
+
 def test_what_is_no_refiner_and_windows_off_the_grid_are_refused():
     segmenter = Checkpoint(Spy(), Recipe(), Classes.from_dict({"classes": {0: "a", 1: "b"}}), {})
     with pytest.raises(SegfocusError, match="got Spy, which sees pictures; try segfocus predict"):

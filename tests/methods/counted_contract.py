@@ -9,7 +9,7 @@ from segfocus import checkpoint
 from segfocus.data.classes import Classes
 from segfocus.errors import SegfocusError
 from segfocus.methods import METHODS, build, method_class
-from segfocus.methods.counted import LEAST
+from segfocus.methods.base_logits import LEAST
 from segfocus.recipe import ModelConfig, Recipe
 
 

@@ -160,7 +160,21 @@ class MapRefiner:
             )
 
     def _tile(self, probabilities: Tensor, picture: Tensor | None) -> Tensor:
-        return self.model(probabilities, picture).probabilities()
+        return one_pass(self.model, probabilities, picture)
+
+
+def one_pass(
+    model: Refiner,
+    probabilities: Float[Tensor, "batch classes height width"],
+    image: Float[Tensor, "batch 3 height width"] | None = None,
+) -> Float[Tensor, "batch classes height width"]:
+    """What a refiner makes of maps.  Of three or more classes those of the base, bit for bit, where the largest one is
+    at least the model's `keep_above`, if it has one: logarithm and softmax would not give them back exactly."""
+    found = model(probabilities, image).probabilities()
+    keep_above = getattr(model, "keep_above", None)
+    if keep_above is None or model.num_classes == 2:
+        return found
+    return torch.where(probabilities.amax(1, keepdim=True) >= keep_above, probabilities.to(found), found)
 
 
 @torch.no_grad()
@@ -176,11 +190,11 @@ def refined(
 ) -> Float[Tensor, "batch classes height width"]:
     """Probabilities that a refiner, as it is, makes of a batch; arguments as `MapRefiner`."""
     if window is None and resize is None and not shifts:
-        return model(probabilities, image).probabilities()
+        return one_pass(model, probabilities, image)
     device = probabilities.device
 
     def tile(part: Tensor, look: Tensor | None) -> Tensor:
-        return model(part, look).probabilities()
+        return one_pass(model, part, look)
 
     found = []
     for index in range(len(probabilities)):

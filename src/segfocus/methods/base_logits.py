@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segfocus.errors import SegfocusError
 
-TINY = 1e-6
+LEAST = 1e-6
 """probabilities become logits in [1e-6, 1 - 1e-6]"""
 STEPS = 20
 """thresholds of patches are k / 20 (`segfocus.ops.patches`)"""
@@ -38,7 +38,7 @@ def base_logits(
             )
         )
     exact = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
-    return exact[:, 1:].clamp(TINY, 1 - TINY).logit() if num_classes == 2 else exact.clamp(min=TINY).log()
+    return exact[:, 1:].clamp(LEAST, 1 - LEAST).logit() if num_classes == 2 else exact.clamp(min=LEAST).log()
 
 
 def base_probabilities(
@@ -50,4 +50,4 @@ def base_probabilities(
     """
     recovered = logits.sigmoid() if logits.shape[1] == 1 else logits.exp()
     steps = (recovered * STEPS).round() / STEPS
-    return torch.where((recovered - steps).abs() <= 2 * TINY, steps, recovered)
+    return torch.where((recovered - steps).abs() <= 2 * LEAST, steps, recovered)

@@ -8,7 +8,7 @@
 | `Platt` | sigmoid(a z + b) (Platt, "Probabilistic Outputs for Support Vector Machines", 1999) | 2 |
 | | of three classes and more vector scaling, softmax(a_c z_c + b_c) (Guo et al., section 4.2) | 2 C |
 
-z: the base's logits, `segfocus.methods.counted.base_logits`.  Temperature and Platt are found by maximum likelihood
+z: the base's logits, `segfocus.methods.base_logits.base_logits`.  Temperature and Platt are found by maximum likelihood
 over the labelled pixels (the negative log-likelihood is convex in 1 / T, and in a and b): Newton's method, on the CPU
 in float64.  Of pictures with more than two million numbers (pixels x classes) an even sample of the pixels is taken,
 always the same.
@@ -25,7 +25,8 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from segfocus.methods.base import Pairs, check_count
-from segfocus.methods.counted import LEAST, CountedRefiner, checked_pairs, sample_pixels
+from segfocus.methods.base_logits import LEAST
+from segfocus.methods.counted import CountedRefiner, checked_pairs, sample_pixels
 from segfocus.ops.patch_classes import best_class_bias
 from segfocus.ops.patches import best_single_threshold
 

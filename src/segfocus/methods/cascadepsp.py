@@ -19,7 +19,8 @@ from torch import Tensor
 
 from segfocus.errors import SegfocusError
 from segfocus.methods.base import check_count
-from segfocus.methods.counted import LEAST, CountedRefiner
+from segfocus.methods.base_logits import LEAST
+from segfocus.methods.counted import CountedRefiner
 
 _MODULE = "segmentation_refinement"
 

@@ -13,11 +13,10 @@ from torch import Tensor
 from segfocus.data.classes import IGNORE
 from segfocus.errors import SegfocusError
 from segfocus.methods.base import Pairs, Refiner
+from segfocus.methods.base_logits import base_logits
 from segfocus.metrics.confusion import confusion_matrix, scores_from_confusion
 from segfocus.output import Output, logit_channels
 
-LEAST = 1e-6
-"""probabilities become logits in [1e-6, 1 - 1e-6]"""
 _SAMPLE = 2**21
 """most numbers (pixels x classes) that `sample_pixels` keeps"""
 
@@ -77,28 +76,6 @@ class CountedRefiner(Refiner):
         raise SegfocusError(
             f"{type(self).__name__}: expected a refiner with a loss, got one that is not trained; try {remedy}"
         )
-
-
-def base_logits(
-    probabilities: Float[Tensor, "batch classes height width"], num_classes: int
-) -> Float[Tensor, "batch channels height width"]:
-    """The base's prediction as `Output.logits` has it, in float32 at least.
-
-    Of two classes the logit of the second channel, else log-probabilities; of probabilities not below 1e-6 (and of
-    two classes not above 1 - 1e-6), so that none is infinite.
-
-    Raises:
-        SegfocusError: another number of channels than of classes.
-    """
-    if probabilities.shape[1] != num_classes:
-        raise SegfocusError(
-            f"probabilities: expected {num_classes} channels, one a class, got {probabilities.shape[1]}; "
-            "try cat([1 - p, p], 1) for a map p of the foreground alone"
-        )
-    exact = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
-    if num_classes == 2:
-        return exact[:, 1:].clamp(LEAST, 1 - LEAST).logit()
-    return exact.clamp(min=LEAST).log()
 
 
 def _checked_picture(image: Tensor | None, probabilities: Tensor, name: str) -> Tensor:

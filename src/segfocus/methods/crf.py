@@ -32,7 +32,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from segfocus.methods.base import Pairs, check_count, check_number
-from segfocus.methods.counted import Contest, CountedRefiner, as_batch, base_logits, checked_pairs
+from segfocus.methods.base_logits import base_logits
+from segfocus.methods.counted import Contest, CountedRefiner, as_batch, checked_pairs
 
 WEIGHTS = (1.0, 3.0, 10.0)
 """appearance weights that `fit` tries"""

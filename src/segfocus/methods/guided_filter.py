@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from segfocus.methods.base import Pairs, check_count, check_number
-from segfocus.methods.counted import LEAST, Contest, CountedRefiner, as_batch, checked_pairs
+from segfocus.methods.base_logits import LEAST
+from segfocus.methods.counted import Contest, CountedRefiner, as_batch, checked_pairs
 
 RADII = (2, 4, 8)
 """px; windows that `fit` tries"""

@@ -32,7 +32,7 @@ from segfocus.errors import SegfocusError
 from segfocus.layers import ConvNormAct
 from segfocus.losses import boundary_cross_entropy, cross_entropy, soft_dice
 from segfocus.methods.base import Base, BaseMaps, Refiner, check_count, check_number
-from segfocus.methods.base_logits import TINY, base_logits
+from segfocus.methods.base_logits import LEAST, base_logits
 from segfocus.methods.fornet import Branch, Context, Selector
 from segfocus.methods.ovenet import OVeNet
 from segfocus.ops.resample import ceil_div, enlarge, expand_blocks, resize
@@ -275,7 +275,7 @@ class FocusRefiner(_PictureRefiner):
         importance = output.importance
         assert importance is not None
         wrong, labelled = wrong_share(output.aux_logits["initial"], target, CELL)
-        return boundary_cross_entropy(importance.clamp(TINY, 1 - TINY).logit(), wrong, labelled)
+        return boundary_cross_entropy(importance.clamp(LEAST, 1 - LEAST).logit(), wrong, labelled)
 
 
 def wrong_share(

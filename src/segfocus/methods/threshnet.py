@@ -46,6 +46,7 @@ from torch.nn import functional
 from segfocus.data.classes import IGNORE
 from segfocus.losses import cross_entropy
 from segfocus.methods.base import Refiner, check_choice, check_number
+from segfocus.methods.base_logits import LEAST, base_logits, base_probabilities
 from segfocus.methods.threshnet_blocks import (
     LEVELS,
     Decoder,
@@ -64,14 +65,10 @@ from segfocus.ops.resample import ceil_div
 from segfocus.output import Output, logit_channels
 
 BRANCHES = ("global", "local")
-STEPS = 20
-"""thresholds are k / 20"""
 SKIP_BELOW = 0.05
 """of three or more classes, one whose probability is nowhere as high keeps its map"""
 _GAMMA = 2.0
 """of the focal loss"""
-_TINY = 1e-6
-"""probabilities become logits, and edges are compared, in [1e-6, 1 - 1e-6]"""
 
 
 class ThreshNet(Refiner):
@@ -167,26 +164,21 @@ class ThreshNet(Refiner):
             against all others).
 
         Raises:
-            ValueError: another number of channels.
+            SegfocusError: another number of channels.
         """
-        if probabilities.shape[1] != self.num_classes:
-            raise ValueError(
-                f"probabilities: expected {self.num_classes} channels, one a class, got {probabilities.shape[1]}; "
-                "try cat([1 - p, p], 1) for a map p of the foreground alone"
-            )
-        exact = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
+        initial = base_logits(probabilities, self.num_classes)
+        exact = probabilities.to(initial.dtype)
         maps = exact[:, 1:] if self.num_classes == 2 else exact
         batch, channels, height, width = maps.shape
         maps = maps.reshape(batch * channels, 1, height, width)
-        own = maps.clamp(_TINY, 1 - _TINY).logit()
         if self.num_classes == 2:
             branches = self.branches(maps)
-            return Output(self._combined(*branches), aux_logits=_named(own, *branches))
+            return Output(self._combined(*branches), aux_logits=_named(initial, *branches))
+        own = maps.clamp(LEAST, 1 - LEAST).logit()
         active = _active(maps)
         branches = self._active_branches(maps, own, active)
         refined = torch.where(active, self._combined(*branches), own)
         refined, *parts = (part.reshape(batch, channels, height, width) for part in (refined, *branches))
-        initial = exact.clamp(min=_TINY).log()
         keep = (refined < 0).all(1, keepdim=True)  # no class wants the pixel
         if self.keep_above is not None:
             keep = keep | (exact.amax(1, keepdim=True) >= self.keep_above)
@@ -260,8 +252,8 @@ class ThreshNet(Refiner):
         """Probability maps of single classes, and each one's mask: 0, 1, 255."""
         initial = output.aux_logits["initial"].detach()
         if self.num_classes == 2:
-            return _exact(initial[:, 0].sigmoid()), target
-        maps = _exact(initial.exp().flatten(0, 1))
+            return base_probabilities(initial)[:, 0], target
+        maps = base_probabilities(initial).flatten(0, 1)
         classes = torch.arange(self.num_classes, device=target.device)[:, None, None]
         truth = (target[:, None] == classes).to(target.dtype)
         truth = truth.masked_fill(target[:, None] == IGNORE, IGNORE).flatten(0, 1)
@@ -321,7 +313,7 @@ def edges(maps: Float[Tensor, "maps 1 height width"], edge: str = "abs") -> Floa
     rows = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]
     laplacian = 9 * maps - (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:])
     strength = laplacian.tanh()
-    return (strength.abs() if edge == "abs" else strength.relu()).clamp(_TINY, 1 - _TINY)
+    return (strength.abs() if edge == "abs" else strength.relu()).clamp(LEAST, 1 - LEAST)
 
 
 def _run(module: nn.Module, *maps: Tensor) -> Tensor:
@@ -335,12 +327,3 @@ def _named(*logits: Tensor) -> dict[str, Tensor]:
 def _active(maps: Shaped[Tensor, "maps *size"]) -> Bool[Tensor, "maps *ones"]:
     """Whether a map reaches `SKIP_BELOW` anywhere."""
     return maps.amax(tuple(range(1, maps.ndim)), keepdim=True) >= SKIP_BELOW
-
-
-def _exact(recovered: Tensor) -> Tensor:
-    """Probabilities that came back from logits, put on k / 20 where they are next to it.
-
-    Strict thresholds would tell 0.2 of an 8-bit map from what 0.2 becomes on its way through the logarithm.
-    """
-    steps = (recovered * STEPS).round() / STEPS
-    return torch.where((recovered - steps).abs() <= 2 * _TINY, steps, recovered)

@@ -66,6 +66,7 @@ def write_page(out: Path, results: Mapping[str, Any], part: Part, classes: Class
         "cards": cards,
         "complaint": complaint,
         "legend": {
+            **{name: hex_color(color) for name, color in zip(classes.names, classes.colors, strict=True)},
             "changes: fixed": hex_color(viz.FIXED),
             "broken": hex_color(viz.BROKEN),
             "wrong in both": hex_color(viz.STILL_WRONG),
