@@ -1,10 +1,11 @@
 """Refiners on maps of binary networks trained here: base, rivals, ThreshNet and its ablations, equal steps a row.
 
 python benchmarks/refine_evidence.py deepcrack --root DEEPCRACK --runs FOLDER [--seeds 0 1 2] [--parallel 2]
-    -> results/refine_deepcrack.json (also drive, nuclei)
+    -> results/refine_deepcrack.json (also deepcrack_holdout, drive, nuclei)
 
 Each seed trains a base (packaged recipe) on the split `fit`, writes its maps of `holdout` and of the split that is
-scored, fits or trains every row on the first and scores it on the second.  Finished work is kept in FOLDER: a second
+scored, fits or trains every row on the first and scores it on the second; `deepcrack_holdout` fits on one half of
+`holdout` and scores the other, told apart by photographs.  Finished work is kept in FOLDER: a second
 call goes on where the first stopped.
 """
 
@@ -29,6 +30,7 @@ from segfocus.ops.patches import apply_thresholds, best_single_threshold, best_t
 
 SETS = {
     "deepcrack": ("deepcrack", "unet-deepcrack", "test"),
+    "deepcrack_holdout": ("deepcrack", "unet-deepcrack", "holdout"),
     "drive": ("drive", "unet-drive", "test"),
     "nuclei": ("nuclei_dsb2018", "unet-nuclei", "val"),
 }
@@ -39,6 +41,7 @@ STEPS = 300
 FEW = ("fixed", "global_threshold", "temperature", "platt", "patch_oracle", "guided_filter", "crf", "threshnet")
 ROWS: dict[str, tuple[str, ...]] = {
     "deepcrack": ("all",),
+    "deepcrack_holdout": (*FEW, "threshnet_regular"),
     "drive": (*FEW, "threshnet_regular"),
     "nuclei": (*FEW, "threshnet_regular"),
 }
@@ -69,8 +72,8 @@ def slug(name: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in name.lower())
 
 
-def base_and_maps(name: str, seed: int, root: str, runs: Path) -> tuple[Path, Path]:
-    """Folders of the maps to fit by and to score, made by a base of this seed."""
+def base_and_maps(name: str, seed: int, root: str, runs: Path) -> tuple[Path | None, Path]:
+    """Folders of the maps to fit by (None: a half of those that are scored) and to score, of a base of this seed."""
     from segfocus.recipe import load_recipe
     from segfocus.refinement.export_maps import export_maps
     from segfocus.training.run import train
@@ -85,14 +88,14 @@ def base_and_maps(name: str, seed: int, root: str, runs: Path) -> tuple[Path, Pa
         train(None if resume else recipe, base, resume=resume)
         (base / "done").touch()
     folders = []
-    for split in ("holdout", scored):
+    for split in dict.fromkeys(("holdout", scored)):
         folder = runs / f"maps-{seed}-{split}"
         export_maps(base / "best.safetensors", folder, split=split)
         folders.append(folder)
-    return folders[0], folders[1]
+    return (folders[0] if len(folders) > 1 else None), folders[-1]
 
 
-def trained(row: str, options: dict[str, Any], seed: int, fit: Path, runs: Path, steps: int) -> Path:
+def trained(row: str, options: dict[str, Any], seed: int, fit: Path, classes: Path, runs: Path, steps: int) -> Path:
     """Checkpoint of an ablation, trained like the rows of the leaderboard."""
     from segfocus.refinement.recipes import row_recipe
     from segfocus.training.run import train
@@ -101,7 +104,7 @@ def trained(row: str, options: dict[str, Any], seed: int, fit: Path, runs: Path,
     if not (folder / "done").is_file():
         resume = (folder / "recipe.yaml").is_file()
         recipe = row_recipe("threshnet", str(fit / "maps"), str(fit / "masks"), None, steps, seed)
-        recipe.data = dataclasses.replace(recipe.data, classes=str(fit / "classes.yaml"))
+        recipe.data = dataclasses.replace(recipe.data, classes=str(classes))
         recipe.model = dataclasses.replace(recipe.model, options={**recipe.model.options, **options})
         train(None if resume else recipe, folder, resume=resume)
         (folder / "done").touch()
@@ -126,12 +129,12 @@ def one_seed(name: str, seed: int, root: str, runs: Path, steps: int, first: boo
 
     fit, scored = base_and_maps(name, seed, root, runs)
     out = runs / f"compare-{seed}"
+    given = {} if fit is None else {f"fit_{kind}": fit / kind for kind in ("maps", "masks", "images")}
 
     def leaderboard(methods: list[str | Path]) -> None:
         found = compare(
             scored / "maps", scored / "masks", images=scored / "images", classes=scored / "classes.yaml",
-            fit_maps=fit / "maps", fit_masks=fit / "masks", fit_images=fit / "images",
-            methods=methods, steps=steps, seed=seed, out=out,
+            methods=methods, steps=steps, seed=seed, out=out, **given,
         )  # fmt: skip
         if found["failures"]:
             raise SegfocusError(f"{name}, seed {seed}: {found['failures'][0]}")
@@ -145,14 +148,14 @@ def one_seed(name: str, seed: int, root: str, runs: Path, steps: int, first: boo
             rows.append(
                 branch(row, options["combine"], whole, seed, runs)
                 if taken_apart
-                else trained(row, options, seed, fit, runs, steps)
+                else trained(row, options, seed, fit or out / "fit", scored / "classes.yaml", runs, steps)
             )
             leaderboard(rows)
         for row, options in SINGLE.items() if first else ():
-            rows.append(trained(row, options, seed, fit, runs, steps))
+            rows.append(trained(row, options, seed, fit or out / "fit", scored / "classes.yaml", runs, steps))
             leaderboard(rows)
     if first:
-        (runs / "curve.json").write_text(json.dumps(curve(fit, scored)), encoding="utf-8")
+        (runs / "curve.json").write_text(json.dumps(curve(fit or scored, scored)), encoding="utf-8")
 
 
 def curve(fit: Path, scored: Path) -> dict[str, Any]:
@@ -231,7 +234,7 @@ def summarise(name: str, seeds: list[int], runs: Path) -> dict[str, Any]:
         "pictures": boards[seeds[0]]["n_pictures"],
         "fit_pictures": boards[seeds[0]]["n_fit_pictures"],
         "steps": boards[seeds[0]]["settings"]["steps"],
-        "base_counts": min(base) >= COUNTED if name == "deepcrack" else None,
+        "base_counts": min(base) >= COUNTED if name.startswith("deepcrack") else None,
         "rows": found,
         "thresholds_add": {
             "runs": adds,
