@@ -123,7 +123,9 @@ def branch(row: str, combine: str, whole: Path, seed: int, runs: Path) -> Path:
     return path
 
 
-def one_seed(name: str, seed: int, root: str, runs: Path, steps: int, first: bool, ablations: bool) -> None:
+def one_seed(
+    name: str, seed: int, root: str, runs: Path, steps: int, first: bool, ablations: bool, single: bool
+) -> None:
     """Everything of one seed, the rows of the leaderboard first."""
     from segfocus.refinement.compare import compare
 
@@ -151,9 +153,9 @@ def one_seed(name: str, seed: int, root: str, runs: Path, steps: int, first: boo
                 else trained(row, options, seed, fit or out / "fit", scored / "classes.yaml", runs, steps)
             )
             leaderboard(rows)
-        for row, options in SINGLE.items() if first else ():
-            rows.append(trained(row, options, seed, fit or out / "fit", scored / "classes.yaml", runs, steps))
-            leaderboard(rows)
+    for row, options in SINGLE.items() if first and single else ():
+        rows.append(trained(row, options, seed, fit or out / "fit", scored / "classes.yaml", runs, steps))
+        leaderboard(rows)
     if first:
         (runs / "curve.json").write_text(json.dumps(curve(fit or scored, scored)), encoding="utf-8")
 
@@ -256,7 +258,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--parallel", type=int, default=2)
-    parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--ablations", action="store_true", help="also the rows of Table 1")
+    parser.add_argument(
+        "--single", action="store_true", help="also, with the first seed, other patches and the full width"
+    )
     parser.add_argument("--worker", type=int, help="the work of one seed alone")
     parser.add_argument("--summary", action="store_true", help="results of what is finished")
     given = parser.parse_args()
@@ -264,7 +269,7 @@ def main() -> None:
     runs.mkdir(parents=True, exist_ok=True)
     if given.worker is not None:
         first = given.worker == given.seeds[0]
-        one_seed(given.set, given.worker, given.root, runs, given.steps, first, given.ablations)
+        one_seed(given.set, given.worker, given.root, runs, given.steps, first, given.ablations, given.single)
         return
     if not given.summary:
         threads = max(1, (os.cpu_count() or 1) // given.parallel)
