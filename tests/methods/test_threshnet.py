@@ -3,7 +3,6 @@
 What every trained refiner must do: `tests.methods.refiner_contract`.
 """
 
-
 import pytest
 import torch
 from torch import nn

@@ -8,6 +8,7 @@ from segfocus.errors import SegfocusError
 from segfocus.refinement.entrants import ENTRANTS
 from segfocus.refinement.fitting import Budget, fitted, training_recipe
 from segfocus.refinement.parts import Part
+from segfocus.refinement.recipes import batch_for
 from tests.refinement.small import make_folders, refuse
 
 
@@ -47,3 +48,10 @@ def test_counting_needs_pictures(tmp_path):
     empty = Budget(**{**vars(given), "part": given.part.only([])})
     with pytest.raises(SegfocusError, match="expected pictures to fit by, got none; try --fit-maps"):
         fitted(ENTRANTS["platt"], empty)
+
+
+@pytest.mark.parametrize(
+    ("batch", "classes", "pictures"), [(4, 2, 4), (4, 3, 4), (4, 4, 3), (4, 11, 1), (2, 5, 2), (4, 40, 1)]
+)
+def test_a_step_holds_at_most_twelve_maps_of_single_classes(batch, classes, pictures):
+    assert batch_for(batch, classes) == pictures

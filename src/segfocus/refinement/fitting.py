@@ -23,9 +23,6 @@ STEPS = 1000
 """of a training, where neither steps nor minutes are given"""
 _MOST_PICTURES = 40
 """by which refiners that try settings one after another choose among them"""
-_MOST_MAPS = 12
-"""of single classes in a step of a training: refiners that see one class at a time take as much memory for eleven
-classes of one picture as for eleven pictures of two (ThreshNet of quarter width: 0.25 GiB for 256 x 256 px)"""
 _DONE = "fitted.json"
 
 
@@ -84,15 +81,14 @@ def _train(entrant: Entrant, budget: Budget, folder: Path) -> bool:
 
 def training_recipe(entrant: Entrant, budget: Budget) -> Recipe:
     """The recipe of a row that is trained: the packaged one with the leaderboard's files, classes and budget."""
-    from segfocus.refinement.recipes import row_recipe
+    from segfocus.refinement.recipes import batch_for, row_recipe
 
     assert entrant.method is not None
     folders = budget.part.linked(budget.folder.parent / "fit")
     images = None if folders.images is None else str(folders.images)
     steps = budget.steps or STEPS
     recipe = row_recipe(entrant.method, str(folders.maps), str(folders.masks), images, steps, budget.seed)
-    classes = budget.part.classes.num_classes
-    batch = min(recipe.data.batch_size, max(1, _MOST_MAPS // classes)) if classes > 2 else recipe.data.batch_size
+    batch = batch_for(recipe.data.batch_size, budget.part.classes.num_classes)
     recipe.data = dataclasses.replace(
         recipe.data, classes=str(budget.classes_file), logits=budget.logits, batch_size=batch
     )

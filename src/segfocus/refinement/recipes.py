@@ -8,6 +8,14 @@ from segfocus.recipe import ModelConfig, Recipe, load_recipe
 
 RECIPE = "threshnet-maps"
 """the packaged recipe: crops, augmentation, optimiser, batch, windows"""
+_MOST_MAPS = 12
+"""of single classes in a step of a training: refiners that see one class at a time take as much memory for eleven
+classes of one picture as for eleven pictures of two (ThreshNet of quarter width: 0.25 GiB for 256 x 256 px)"""
+
+
+def batch_for(batch_size: int, num_classes: int) -> int:
+    """Pictures a step: `batch_size`, of three or more classes at most as many as have 12 maps of single classes."""
+    return batch_size if num_classes == 2 else min(batch_size, max(1, _MOST_MAPS // num_classes))
 
 
 def row_recipe(method: str, maps: str, masks: str, images: str | None, steps: int, seed: int) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,8 @@ def refine(arguments: list[str]) -> int | None:
     action, *rest = arguments
     if action not in ACTIONS:
         raise SegfocusError(f"refine: unknown action '{action}'; {nearest(action, ACTIONS)}")
+    from segfocus.verbs.refine_compare import compare_
+
     functions = {"export-maps": export_, "train": train_, "apply": apply_, "compare": compare_}
     try:
         return functions[action](rest)
@@ -128,7 +131,7 @@ def train_(arguments: list[str]) -> None:
         "the recipe is an option; [what stands in brackets] holds where the recipe's file does not say otherwise.",
     )
     parser.add_argument("recipe", nargs="?", help="name of a refiner's recipe or YAML file")
-    _add_folders(parser)
+    add_folders(parser)
     parser.add_argument("--masks", metavar="DIR", help="true masks, called like the maps")
     parser.add_argument("--out", metavar="DIR", help="run folder [runs/RECIPE-YYYYMMDD-HHMMSS]")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing run folder")
@@ -143,7 +146,10 @@ def train_(arguments: list[str]) -> None:
         changes = {**changes, "data": _data(values, changes.get("data", {}))}
     elif values.maps or values.masks or values.images or values.logits:
         raise SegfocusError("refine train --resume: the run folder says which maps; leave out --maps and the like")
-    train_and_report(values, changes, arguments, "refine train", before=_look_at_maps)
+    wanted = "batch_size" in changes.get("data", {})
+    train_and_report(
+        values, changes, arguments, "refine train", before=functools.partial(_look_at_maps, keep_batch=wanted)
+    )
 
 
 def _data(values: Namespace, data: dict[str, Any]) -> dict[str, Any]:
@@ -163,12 +169,13 @@ def _data(values: Namespace, data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "name": "maps", **given, **({"logits": True} if values.logits else {})}
 
 
-def _look_at_maps(recipe: Recipe) -> None:
-    """Refuse what is no refiner, and warn where the maps leave nothing to learn."""
+def _look_at_maps(recipe: Recipe, keep_batch: bool) -> None:
+    """Refuse what is no refiner, warn where the maps leave nothing to learn, and fit the batch to many classes."""
     from segfocus.data import open_dataset
     from segfocus.data.maps import MapsDataset
     from segfocus.methods import method_class
     from segfocus.methods.base import Refiner
+    from segfocus.refinement.recipes import batch_for
     from segfocus.refinement.saturation import say_saturated, uncertain_share
     from segfocus.training.checks import check
 
@@ -181,6 +188,12 @@ def _look_at_maps(recipe: Recipe) -> None:
     dataset = open_dataset(recipe.data, recipe.data.train_split)
     assert isinstance(dataset, MapsDataset)
     say_saturated(uncertain_share(dataset), str(recipe.data.maps))
+    classes, batch = dataset.classes.num_classes, recipe.data.batch_size
+    if not keep_batch and (fitting := batch_for(batch, classes)) < batch:
+        recipe.data.batch_size = fitting
+        say(
+            f"{fitting} map{'s' if fitting > 1 else ''} of {classes} classes a step; --data.batch_size N says otherwise"
+        )
 
 
 def _refiner_recipes() -> str:
@@ -198,7 +211,7 @@ def apply_(arguments: list[str]) -> None:
         "again goes on where it stopped. The way maps are gone through defaults to that of the checkpoint's recipe.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .safetensors file of a refiner")
-    _add_folders(parser)
+    add_folders(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--save",
@@ -266,80 +279,7 @@ def _refiner(values: Namespace, recipe: Recipe) -> MapRefiner:
     )
 
 
-def compare_(arguments: list[str]) -> int | None:
-    """Fit, train and score refiners on one folder of maps."""
-    parser = verb_parser(
-        "refine compare",
-        "--maps DIR --masks DIR --out DIR [--images DIR] [--methods all] [--steps N]",
-        "Fits, trains and scores refiners on the maps of any network, and writes DIR/report.html and "
-        "DIR/leaderboard.json: what each gains, breaks and costs. What is fitted is fitted on the --fit-... folders, "
-        "else on a half of the maps, and scored on the others. The same call again goes on where it stopped.",
-    )
-    _add_folders(parser)
-    parser.add_argument("--masks", metavar="DIR", help="true masks, called like the maps")
-    parser.add_argument("--classes", metavar="FILE", help="classes file [found in the masks]")
-    parser.add_argument(
-        "--methods", nargs="+", default=["all"], metavar="NAME", help="all, or rows and checkpoints of refiners [all]"
-    )
-    parser.add_argument("--fit-maps", metavar="DIR", help="maps of other pictures, to fit and train on")
-    parser.add_argument("--fit-masks", metavar="DIR", help="their masks")
-    parser.add_argument("--fit-images", metavar="DIR", help="their pictures")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the report")
-    parser.add_argument("--minutes", type=float, metavar="X", help="length of each training")
-    parser.add_argument("--steps", type=int, metavar="N", help="length of each training in optimiser steps")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the trainings [0]")
-    parser.add_argument("--patch", type=int, metavar="N", help="side of the oracle's patches in pixels")
-    parser.add_argument("--overwrite", action="store_true", help="make all rows anew")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps [auto]")
-    values = parse(parser, arguments)
-    if not values.maps:
-        raise SegfocusError("refine compare: expected the folder of the maps, got none; try --maps DIR --masks DIR")
-    from segfocus.refinement.compare import compare
-    from segfocus.refinement.map_folder import places
-
-    found = places(values.maps, values.masks, values.images)
-    if found.masks is None:
-        raise SegfocusError("refine compare: expected the folder of the true masks, got none; try --masks DIR")
-    fit = places(values.fit_maps, values.fit_masks, values.fit_images) if values.fit_maps else None
-    methods = [name for text in values.methods for name in text.split(",") if name]
-    results = compare(
-        found.maps,
-        found.masks,
-        images=found.images,
-        classes=values.classes or found.classes,
-        methods="all" if methods == ["all"] else methods,
-        fit_maps=values.fit_maps if fit is None else fit.maps,
-        fit_masks=values.fit_masks if fit is None else fit.masks,
-        fit_images=values.fit_images if fit is None else fit.images,
-        out=values.out,
-        logits=values.logits,
-        minutes=values.minutes,
-        steps=values.steps,
-        seed=values.seed,
-        device=values.device,
-        overwrite=values.overwrite,
-        **({} if values.patch is None else {"patch": values.patch}),
-    )
-    _show(results)
-    say(f"report  {Path(values.out) / 'report.html'}", style="bold")
-    for line in results["failures"]:
-        say(f"segfocus: {line}", error=True, style="yellow")
-    return 1 if results["failures"] else None
-
-
-def _show(results: dict[str, Any]) -> None:
-    """The leaderboard as lines, best first."""
-
-    def percent(value: float | None) -> str:
-        return "–" if value is None else f"{100 * value:.1f}"
-
-    rows = [(row["title"], percent(row["score"]["value"])) for row in results["rows"]]
-    score = "mIoU" if results["foreground"] is None else f"IoU of {results['foreground']}"
-    say(f"{score} in percent, {results['n_pictures']} pictures")
-    say(table(rows))
-
-
-def _add_folders(parser: ArgumentParser) -> None:
+def add_folders(parser: ArgumentParser) -> None:
     """Add --maps, --images and --logits."""
     parser.add_argument("--maps", metavar="DIR", help="probability maps, or the folder that export-maps wrote")
     parser.add_argument("--images", metavar="DIR", help="pictures, called like the maps, for refiners that read them")
