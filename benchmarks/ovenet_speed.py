@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 from record import record
+from timing import medians
 
 from segfocus.allocator import tune_allocator
 
@@ -54,18 +53,6 @@ def picture(size: tuple[int, int]) -> Any:
     import torch
 
     return torch.rand(1, 3, *size).contiguous(memory_format=torch.channels_last)
-
-
-def medians(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each call, interleaved, after two rounds that do not count."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 2):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if repeat > 1:
-                times[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def latency(size: tuple[int, int], repeats: int) -> dict[str, Any]:

@@ -16,15 +16,14 @@ import contextlib
 import gc
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from record import record
+from timing import medians
 
 from segfocus.allocator import tune_allocator
 
@@ -70,18 +69,6 @@ def multiplications(network: Any, value: Any) -> float:
     return round(counter.get_total_flops() / 2e9, 1)
 
 
-def medians(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each call, interleaved, after two rounds that do not count."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 2):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if repeat > 1:
-                times[name].append(1000 * (time.perf_counter() - start))
-    return {name: round(statistics.median(values), 1) for name, values in times.items()}
-
-
 def latency(size: int, repeats: int) -> dict[str, Any]:
     """Milliseconds of every network, and how many times faster ThreshNet is than the Unet in its faster layout."""
     import torch
@@ -116,7 +103,7 @@ def latency(size: int, repeats: int) -> dict[str, Any]:
         for threads in (1, 2):
             torch.set_num_threads(threads)
             for (name, precision), value in medians(calls, repeats).items():
-                found[name].setdefault(f"milliseconds_of_{threads}_threads", {})[precision] = value
+                found[name].setdefault(f"milliseconds_of_{threads}_threads", {})[precision] = round(value, 1)
     return found
 
 
@@ -159,7 +146,7 @@ def apply(size: int, repeats: int) -> dict[str, Any]:
 
     found = medians({name: call(refiner) for name, refiner in refiners.items()}, repeats)
     return {
-        name: {"milliseconds": value, "megapixels_a_second": round(size * size / 1000 / value, 2)}
+        name: {"milliseconds": round(value, 1), "megapixels_a_second": round(size * size / 1000 / value, 2)}
         for name, value in found.items()
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 from segfocus.checkpoint import Checkpoint, load
 from segfocus.data.classes import Classes
@@ -45,6 +45,15 @@ class Hints(NamedTuple):
     """initial probabilities, averaged over windows and views like the final ones"""
     initial_kind: str | None = None
     """which of `FIRST_PREDICTIONS` they are"""
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A hash of a network's kind and weights."""
+    digest = hashlib.sha256(type(model).__name__.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class Predictor:
@@ -203,12 +212,8 @@ class Predictor:
 
     def settings(self) -> dict[str, Any]:
         """What decides a prediction, JSON safe: a hash of the weights, window, stride, scales, flip."""
-        digest = hashlib.sha256(type(self.model).__name__.encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return {
-            "weights": digest.hexdigest(),
+            "weights": weights_digest(self.model),
             "window": self.window and list(self.window),
             "stride": self.stride and list(self.stride),
             "scales": list(self.scales),

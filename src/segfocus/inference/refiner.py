@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from segfocus.data.classes import Classes
 from segfocus.data.maps import grey_rendering
 from segfocus.errors import SegfocusError
 from segfocus.inference.prediction import Prediction
-from segfocus.inference.predictor import choose_device
+from segfocus.inference.predictor import choose_device, weights_digest
 from segfocus.inference.tiles import Read, Write, check_tiles, refine_array, refine_tiled
 from segfocus.methods.base import Refiner
 
@@ -136,12 +135,8 @@ class MapRefiner:
 
     def settings(self) -> dict[str, Any]:
         """What decides a refined map, JSON safe: a hash of the weights, and how maps are gone through."""
-        digest = hashlib.sha256(type(self.model).__name__.encode())
-        for key, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return {
-            "weights": digest.hexdigest(),
+            "weights": weights_digest(self.model),
             "window": self.window and list(self.window),
             "stride": self.stride and list(self.stride),
             "resize": self.resize and list(self.resize),
