@@ -247,7 +247,8 @@ def test_a_length_given_replaces_the_recipes_in_any_unit():
 # ----------------------------------------------------------------------------------------------------------- allocator
 
 
-def test_allocator_is_left_alone_where_asked():
+def test_allocator_is_left_alone_where_asked(monkeypatch):
+    monkeypatch.setitem(allocator._process, "setting", "default")  # whatever ran before in this process
     assert not allocator.tune_allocator()
     assert allocator.allocator_setting() == "default"
 

@@ -178,7 +178,7 @@ def test_folders_given_one_by_one_keep_their_classes_file(exported, tmp_path, mo
     monkeypatch.setattr("segfocus.training.run.train", lambda recipe, *of, **options: seen.append(recipe.data))
     folders = ["--maps", str(exported / "maps"), "--masks", str(exported / "masks")]
     for more in ([], ["--data.classes", "camvid", "--logits"]):
-        monkeypatch.setattr("segfocus.verbs.refine._look_at_maps", lambda recipe: None)
+        monkeypatch.setattr("segfocus.verbs.refine._look_at_maps", lambda recipe, keep_batch: None)
         assert main(["refine", "train", "threshnet-maps", *folders, *more]) == 0
     assert (seen[0].classes, seen[0].images, seen[0].logits) == (str(exported / "classes.yaml"), None, False)
     assert (seen[1].classes, seen[1].logits) == ("camvid", True)

@@ -34,8 +34,6 @@ class Entry:
     """bool, the same grid: regions that keep the refinement"""
     baseline: np.ndarray | None = None
     """uint8 height x width, train ids: another prediction to compare with"""
-    picture_name: str = "picture"
-    """what the picture is called, where it is none: "map" for a map in grey"""
     baseline_name: str = "baseline"
     """what the other prediction is called; "initial" is the network's own before it borrowed, "coarse" before it saw
     the context, "base" what a refiner was given"""
@@ -58,6 +56,8 @@ class Entry:
     """the same of the prediction; shown beside `base_probabilities` only"""
     patch: int | None = None
     """side in px of the patches that the refiner looks at; None where it has none"""
+    picture_name: str = "picture"
+    """what the picture is called, where it is none: "map" for a map in grey"""
 
     def check(self) -> None:
         """SegfocusError where the parts have different sizes."""
