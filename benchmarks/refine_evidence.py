@@ -181,7 +181,7 @@ def curve(fit: Path, scored: Path) -> dict[str, Any]:
         )
         return hit / either
 
-    single = best_single_threshold(pairs(fit))
+    single, own = best_single_threshold(pairs(fit)), best_single_threshold(found)
     oracle = {
         score: {
             str(patch): iou(
@@ -197,6 +197,7 @@ def curve(fit: Path, scored: Path) -> dict[str, Any]:
     return {
         "at_0.5": iou([values > 32767 for values, _ in found]),
         "single_threshold": {"threshold": single, "iou": iou([values > single * 65535 for values, _ in found])},
+        "single_threshold_of_its_own": {"threshold": own, "iou": iou([values > own * 65535 for values, _ in found])},
         "oracle": oracle,
     }
 
