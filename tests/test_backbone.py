@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segfocus.backbone import IMAGENET_MEAN, IMAGENET_STD, LiteBackbone, build_backbone
+from segfocus.backbone import IMAGENET_MEAN, IMAGENET_STD, LiteBackbone, build_backbone, standardized
 from segfocus.errors import SegfocusError
 from segfocus.methods import build
 from segfocus.recipe import ModelConfig
@@ -108,3 +108,11 @@ def test_build_passes_backbone_options_on():
     network = build(config, 3, class_weights=[1.0, 2.0, 3.0])
     assert max(network.backbone.strides) == 16
     assert network.class_weights.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_standardizing_subtracts_the_mean_and_divides_by_the_deviation():
+    image = torch.rand(2, 3, 5, 7, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    found = standardized(image, mean, std)
+    torch.testing.assert_close(found, (image - mean) / std, rtol=0, atol=1e-14)
+    assert found.is_contiguous(memory_format=torch.channels_last)

@@ -120,7 +120,7 @@ def test_a_reader_that_has_gone_is_no_error():
         (["train", "fornet-camvid", "--resume", "runs/a"], ["leave out the recipe"]),
         (["evaluate"], ["expected also", "checkpoint"]),
         (["evaluate", "absent.safetensors"], ["absent.safetensors", "does not exist"]),
-        (["predict", "picture.png"], ["without weights", "name a checkpoint"]),
+        (["predict", "shipped"], ["expected pictures"]),
         (["predict", "a.safetensors"], ["expected pictures"]),
         (["predict", "a.safetensors", "p.png", "--save", "lables"], ["'lables'", "labels"]),
         (["predict", "a.safetensors", "p.png", "--save", ","], ["--save", "got nothing"]),

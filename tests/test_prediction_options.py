@@ -12,6 +12,7 @@ from segfocus import allocator
 from segfocus.checkpoint import save
 from segfocus.cli import main
 from segfocus.data.classes import Classes
+from segfocus.errors import SegfocusError
 from segfocus.methods import build
 from segfocus.options import parse, verb_parser
 from segfocus.prediction_options import add_prediction_options, evaluation_changes
@@ -69,6 +70,24 @@ def test_a_window_given_alone_drops_the_recipes_stride():
 
 def test_flip_can_be_turned_on_and_off():
     assert (changes("--flip"), changes("--no-flip"), changes()) == ({"flip": True}, {"flip": False}, {})
+
+
+def test_one_of_focus_and_adaptive_decides():
+    assert changes("--focus", "0.1") == {"focus": 0.1, "adaptive": None}
+    assert changes("--adaptive", "0.9") == {"focus": None, "adaptive": 0.9}
+    assert changes("--focus", "none") == {"focus": None, "adaptive": None}
+    for text in ("1.5", "-0.1", "nan", "much"):
+        with pytest.raises(SegfocusError, match=f"--focus: expected a share from 0 to 1, .*, got '{text}'"):
+            changes("--focus", text)
+
+
+def test_focus_changes_what_is_scored_and_is_recorded(capsys, folder, tmp_path):
+    scores = scores_of(capsys, folder, tmp_path, "--focus", "0.1", "--window", "none", "--no-flip")
+    assert (scores["how"]["focus"], scores["how"]["adaptive"]) == (0.1, None)
+    assert "got both" in refused(capsys, *evaluation(folder, "--focus", "0.1", "--adaptive", "0.9"))
+    pictures = ["predict", str(folder / "net.safetensors"), str(folder / "images"), "--window", "none", "--no-flip"]
+    assert run(capsys, *pictures, "--adaptive", "0.9", "--out", str(tmp_path / "out"))[0] == 0
+    assert "--overwrite" in refused(capsys, *pictures, "--focus", "0", "--out", str(tmp_path / "out"))
 
 
 def test_flip_and_no_flip_together_are_refused(capsys, folder):

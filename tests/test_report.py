@@ -195,7 +195,7 @@ def some_pictures() -> Pictures:
 @pytest.fixture
 def plain_charts(monkeypatch):
     """Drawing charts takes the most time, and has tests of its own."""
-    for name in ("bins_chart", "changes_chart", "reliability_chart"):
+    for name in ("bins_chart", "changes_chart", "reliability_chart", "recall_chart"):
         monkeypatch.setattr(f"segfocus.report.charts.{name}", lambda *_: "<svg></svg>")
     monkeypatch.setattr("segfocus.report.compare.budget_chart", lambda *_: "<svg></svg>")
 
@@ -211,6 +211,7 @@ SECTIONS = {
     "headroom": "Headroom in numbers",
     "measured": "What was really gained",
     "thin": "clDice",
+    "importance": "How well it knows where it is wrong",
     "instance": "Every object counts alike",
     "calibration": "Are its probabilities honest?",
     "baseline": "What changed",
@@ -310,7 +311,7 @@ def test_full_page_is_safe_and_needs_no_network(tmp_path):
 
 def test_charts_take_their_colours_from_the_page(tmp_path):
     page = full_page(tmp_path)
-    assert len(page.all("svg")) == 3 + 3 + 4 + 2  # regions, changes, headroom, calibration
+    assert len(page.all("svg")) == 3 + 3 + 4 + 2 + 2  # regions, changes, headroom, calibration, importance
     used = set(re.findall(r"var\(--(\w+)\)", "".join(re.findall(r"<svg.*?</svg>", page.source, re.S))))
     for role in used:
         assert len(re.findall(rf"--{role}: #", page.source)) == 2, f"--{role} in light and dark"

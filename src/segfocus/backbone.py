@@ -24,6 +24,16 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def standardized(
+    image: Float[Tensor, "batch channels height width"],
+    mean: Float[Tensor, "1 channels 1 1"],
+    std: Float[Tensor, "1 channels 1 1"],
+) -> Float[Tensor, "batch channels height width"]:
+    """(image - mean) / std, in one pass over the picture."""
+    scale = 1 / std
+    return torch.addcmul(-mean * scale, image, scale)
+
+
 class Backbone(nn.Module, ABC):
     """Picture in [0, 1] -> list of feature maps "batch channels h w", finest first.
 
@@ -51,7 +61,7 @@ class Backbone(nn.Module, ABC):
 
     def normalize(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels _ _"]:
         """Normalise, then pad right and bottom with the mean colour (zeros)."""
-        return pad_to_multiple((image - self.mean) / self.std, self.multiple, self.minimum)
+        return pad_to_multiple(standardized(image, self.mean, self.std), self.multiple, self.minimum)
 
     @abstractmethod
     def maps(self, normalized: Float[Tensor, "batch channels _ _"]) -> list[Tensor]:
@@ -151,7 +161,7 @@ class LiteBlock(nn.Module):
         self.mix = ConvNormAct(channels, channels, 1, act=False)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
-        return functional.relu(x + self.mix(self.spatial(x)))
+        return functional.relu(x + self.mix(self.spatial(x)), inplace=True)
 
 
 class LiteBackbone(Backbone):
@@ -163,8 +173,8 @@ class LiteBackbone(Backbone):
 
     def __init__(
         self,
-        widths: Sequence[int] = (16, 32, 64, 128, 160),
-        depths: Sequence[int] = (1, 1, 2, 2),
+        widths: Sequence[int] = (32, 32, 64, 128, 160),
+        depths: Sequence[int] = (0, 2, 2, 2),
         in_channels: int = 3,
     ):
         numbers = [*widths, *depths]

@@ -1,12 +1,13 @@
 """Checkpoint: weights, recipe, classes and scores in ONE safetensors file; nothing is ever unpickled.
 
 The file's metadata holds the key "segfocus": JSON with version, recipe, classes and scores.  Reading the metadata
-needs no torch.
+needs no torch.  Wherever a file is read, the name 'shipped' stands for the one that comes with the package.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import struct
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from segfocus.data.classes import Classes
 from segfocus.errors import SegfocusError
 from segfocus.files import write_bytes
 from segfocus.recipe import Recipe
+from segfocus.shipped import checkpoint_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +41,8 @@ class Checkpoint:
     classes: Classes
     scores: dict[str, Any]
     """validation scores of these weights (may be empty)"""
+    terms: str = ""
+    """what the weights may be used for, where the data they were trained on restricts it"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Metadata:
     scores: dict[str, Any]
     version: str
     """of segfocus that wrote the file"""
+    terms: str = ""
+    """what the weights may be used for, where the data they were trained on restricts it"""
 
 
 def save(
@@ -59,10 +65,12 @@ def save(
     classes: Classes,
     scores: dict[str, Any] | None = None,
     half: bool = False,
+    terms: str = "",
 ) -> None:
     """Write a checkpoint (temporary file, then renamed).
 
-    `half` stores float16, half the size; tensors with values that float16 cannot hold stay float32.
+    `half` stores float16, half the size; tensors with values that float16 cannot hold stay float32.  `terms` says in
+    one line what the weights may be used for: whoever loads them is told.
 
     Raises:
         SegfocusError: the file cannot be written.
@@ -75,6 +83,7 @@ def save(
         "recipe": recipe.to_dict(),
         "classes": classes.to_dict(),
         "scores": _strict(scores or {}),
+        **({"terms": terms} if terms else {}),
     }
     # in memory first: safetensors has an error of its own for a full disk
     write_bytes(path, serialise(tensors, metadata={_KEY: json.dumps(described, allow_nan=False)}))
@@ -83,19 +92,18 @@ def save(
 def load(path: str | Path, device: str = "cpu") -> Checkpoint:
     """Read a checkpoint onto `device` ("cpu", "cuda", "cuda:1", "mps"), as float32 in eval mode.
 
-    Never unpickles and never fetches published weights.
+    Never unpickles and never fetches published weights.  Terms of use, where there are any, are said in one line on
+    standard error (by the logger 'segfocus').
 
     Raises:
         SegfocusError: no such file, not safetensors, truncated, not written by segfocus, or weights that do not fit
             the network its recipe names.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     from segfocus.methods import build
 
-    path = Path(path)
+    path = checkpoint_path(path)
     metadata = read_metadata(path)
     weights = metadata.recipe.model.class_weights
     model = build(
@@ -104,17 +112,34 @@ def load(path: str | Path, device: str = "cpu") -> Checkpoint:
         class_weights=weights if isinstance(weights, list) else None,
         fetch=False,
     )
-    try:
-        tensors = load_file(path, device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise SegfocusError(f"checkpoint {path}: expected readable weights, got {_one_line(error)}") from error
+    tensors = read_tensors(path, metadata)
     _check_tensors(path, model.state_dict(), tensors)
     model.load_state_dict(tensors)
     try:
         model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:  # torch raises either for an absent or unknown device
         raise SegfocusError(f"device '{device}': {_one_line(error)}; try 'cpu'") from error
-    return Checkpoint(model.eval(), metadata.recipe, metadata.classes, metadata.scores)
+    return Checkpoint(model.eval(), metadata.recipe, metadata.classes, metadata.scores, metadata.terms)
+
+
+def read_tensors(path: str | Path, metadata: Metadata) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, as they are stored; says its terms of use, as `load` does.
+
+    Raises:
+        SegfocusError: the file cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = checkpoint_path(path)
+    try:
+        tensors = load_file(path, device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise SegfocusError(f"checkpoint {path}: expected readable weights, got {_one_line(error)}") from error
+    if metadata.terms:
+        # a warning, because Python shows it also where nobody listens to the logger
+        logging.getLogger("segfocus").warning("weights: %s, %s", path.stem, metadata.terms)
+    return tensors
 
 
 def read_metadata(path: str | Path) -> Metadata:
@@ -123,7 +148,7 @@ def read_metadata(path: str | Path) -> Metadata:
     Raises:
         SegfocusError: no such file, not safetensors, truncated or not written by segfocus.
     """
-    path = Path(path)
+    path = checkpoint_path(path)
     if not path.is_file():
         raise SegfocusError(f"checkpoint: expected a .safetensors file, got {path}, which does not exist")
     described = _header(path).get("__metadata__", {}).get(_KEY)
@@ -139,6 +164,7 @@ def read_metadata(path: str | Path) -> Metadata:
             classes=Classes.from_dict(values["classes"]),
             scores=values["scores"],
             version=values["version"],
+            terms=str(values.get("terms", "")),
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise SegfocusError(f"checkpoint {path}: expected segfocus metadata, got {_one_line(error)}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import segfocus
@@ -11,6 +10,7 @@ from segfocus.data import dataset_classes
 from segfocus.errors import SegfocusError
 from segfocus.options import changed
 from segfocus.recipe import Recipe, load_recipe
+from segfocus.shipped import checkpoint_path
 
 DEFAULT_SIZE = (512, 1024)
 """height and width in pixels where neither the user nor the recipe says one"""
@@ -31,7 +31,7 @@ def described_recipe(
         SegfocusError: `num_classes` below two, or given for a checkpoint.
     """
     _check_classes(num_classes)
-    if Path(what).suffix == ".safetensors":
+    if checkpoint_path(what).suffix == ".safetensors":
         from segfocus.checkpoint import read_metadata
 
         metadata = read_metadata(what)

@@ -49,7 +49,7 @@ class Output:
         """Train ids, long: the most probable class (binary: foreground where its probability exceeds 0.5)."""
         if self.logits.shape[1] == 1:
             return (self.logits[:, 0] > 0).long()
-        return self.logits.argmax(1)
+        return self.logits.max(1).indices  # the first of equals, as argmax; several times faster on a CPU
 
 
 def probabilities(logits: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes height width"]:

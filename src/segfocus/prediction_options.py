@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_prediction_options(parser: ArgumentParser) -> None:
-    """Add --window, --stride, --scales, --flip, --no-flip and --device; see `evaluation_changes`."""
+    """Add --window, --stride, --scales, --flip, --no-flip, --focus, --adaptive, --device; see `evaluation_changes`."""
     parser.add_argument("--window", metavar="HxW", help="sliding window in pixels, or 'none' [as in the recipe]")
     parser.add_argument(
         "--stride", metavar="HxW", help="step of the window in pixels [two thirds of a --window, else as in the recipe]"
@@ -21,6 +22,14 @@ def add_prediction_options(parser: ArgumentParser) -> None:
     parser.add_argument("--scales", metavar="X,X", help="scales whose predictions are averaged [as in the recipe]")
     parser.add_argument("--flip", action="store_true", help="average with the prediction of the mirrored picture")
     parser.add_argument("--no-flip", action="store_true", help="do not, whatever the recipe says")
+    parser.add_argument(
+        "--focus", metavar="K", help="FoR-Net: share of the regions that are refined, 0 to 1, or 'none' [as trained]"
+    )
+    parser.add_argument(
+        "--adaptive",
+        metavar="SHARE",
+        help="FoR-Net: refine the fewest regions that hold this share of a picture's importance, or 'none'",
+    )
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps [auto]")
 
 
@@ -43,6 +52,12 @@ def evaluation_changes(values: Namespace) -> dict[str, Any]:
         raise SegfocusError("expected one of --flip and --no-flip, got both")
     if values.flip or values.no_flip:
         changes["flip"] = values.flip
+    for name, other in (("focus", "adaptive"), ("adaptive", "focus")):
+        given = values.get(name)
+        if given is not None:
+            changes[name] = None if given == "none" else share(given, f"--{name}")
+            if values.get(other) is None:
+                changes[other] = None  # the recipe's: one of the two decides
     if values.get("boundary_distances") is not None:
         changes["boundary_distances"] = numbers(values.boundary_distances, "--boundary-distances", int)
     return changes
@@ -56,6 +71,17 @@ def numbers(text: str, option: str, kind: type) -> list[Any]:
         raise SegfocusError(f"{option}: expected numbers like 1,2,3, got '{text}'") from None
     if any(number <= 0 for number in found):
         raise SegfocusError(f"{option}: expected numbers above 0, got '{text}'")
+    return found
+
+
+def share(text: str, option: str) -> float:
+    """A number from 0 to 1 of a text like 0.25."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found <= 1:
+        raise SegfocusError(f"{option}: expected a share from 0 to 1, for example 0.25, got '{text}'")
     return found
 
 

@@ -82,6 +82,8 @@ class ModelConfig:
     """'lite' (segfocus' own trunk) or the name of any timm model"""
     pretrained: bool = True
     """start a timm backbone from its published weights"""
+    start: str | None = None
+    """start from this checkpoint: its tensors of the same name and shape; 'shipped' is the one of the package"""
     backbone_options: dict[str, Any] = field(default_factory=dict)
     """passed on to timm as they are"""
     options: dict[str, Any] = field(default_factory=dict)
@@ -158,6 +160,10 @@ class EvaluationConfig:
     """average with the prediction of the mirrored picture"""
     shifts: bool = False
     """refiners: average over grids of patches moved by half a patch"""
+    focus: float | None = None
+    """FoR-Net: share K of the regions that are refined, 0 to 1; none: as trained"""
+    adaptive: float | None = None
+    """FoR-Net: the fewest regions with this share of a picture's importance, above 0 to 1; none: as trained"""
     boundary_distances: list[int] = field(default_factory=lambda: [1, 3, 5])
     """distances d of the Boundary IoU in pixels"""
 

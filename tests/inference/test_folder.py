@@ -74,9 +74,9 @@ def test_the_same_call_goes_on_where_it_stopped(folder, tmp_path):
     out = tmp_path / "out"
     first = predict_folder(make_predictor(), [folder], out, ("labels",))
     assert len(first) == 3
-    model = ByBrightness()
-    assert predict_folder(make_predictor(model), [folder], out, ("labels",)) == []
-    assert model.seen == []
+    again = make_predictor()
+    assert predict_folder(again, [folder], out, ("labels",)) == []
+    assert again.model.seen == []
     (out / "labels/a.png").unlink()
     make_picture(folder / "new.png", 9)
     later = time.time() + 5

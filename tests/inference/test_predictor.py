@@ -4,10 +4,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from segfocus.backbone import LiteBackbone
 from segfocus.checkpoint import Checkpoint
 from segfocus.data.classes import Classes
 from segfocus.errors import SegfocusError
-from segfocus.inference.predictor import Predictor, choose_device
+from segfocus.inference.predictor import Predictor, choose_device, weights_digest
+from segfocus.methods.fornet import FoRNet
 from segfocus.recipe import Recipe
 from tests.inference.stubs import ByBrightness, by_brightness
 
@@ -55,9 +57,9 @@ def test_windows_and_views_change_nothing_for_a_pixelwise_network(picture, optio
 
 
 def test_scales_are_seen_and_brought_back(picture):
-    model = ByBrightness()
-    found = predictor(model, scales=(0.5, 1.5))(picture)
-    assert model.seen == [(12, 16), (34, 46)]
+    scaled = predictor(scales=(0.5, 1.5))
+    found = scaled(picture)
+    assert scaled.model.seen == [(12, 16), (34, 46)]
     assert found.labels.shape == (23, 31)
     np.testing.assert_allclose(found.probabilities.sum(0), 1, atol=1e-5)
 
@@ -110,13 +112,37 @@ def test_from_a_checkpoint(tmp_path, picture):
             Predictor(tmp_path / file)
 
 
-def test_the_network_is_in_eval_mode_without_gradients(picture):
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_copy_of_the_network_is_used_in_eval_mode_without_gradients(fold, wrapped):
     model = ByBrightness().train().double()
-    found = predictor(model)
-    assert not model.training
-    assert model.sharpness.dtype == torch.float32
+    found = Predictor(Checkpoint(model, Recipe(), CLASSES, {}) if wrapped else model, device="cpu", fold=fold)
+    assert not found.model.training
+    assert found.model.sharpness.dtype == torch.float32
     image = torch.rand(1, 3, 4, 4)
-    assert not found.predict(image)[0].requires_grad
+    before, _ = found.predict(image)
+    assert not before.requires_grad
+    assert model.training
+    assert model.sharpness.dtype == torch.float64
+    assert model.seen == []
+    with torch.no_grad():
+        model.sharpness.mul_(3)  # training goes on
+    assert torch.equal(found.predict(image)[0], before)
+    assert found.settings() != predictor(model).settings()
+
+
+def test_batch_norms_are_folded_and_the_settings_still_tell_the_stored_weights():
+    torch.manual_seed(0)
+    model = FoRNet(LiteBackbone(widths=(8, 8, 16, 16, 16), depths=(0, 1, 0, 0)), 3, channels=16).eval()
+    found, plain = Predictor(model, device="cpu"), Predictor(model, device="cpu", fold=False)
+    norms = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in each.model.modules()) for each in (found, plain)]
+    assert norms[0] < norms[1]
+    image = torch.rand(1, 3, 65, 80)
+    with torch.no_grad():
+        expected = model(image).probabilities()
+    for each in (found, plain):
+        torch.testing.assert_close(each.predict(image)[0], expected, rtol=0, atol=1e-5)
+    assert found.settings()["weights"] == plain.settings()["weights"] == weights_digest(model)
 
 
 def test_settings_tell_weights_and_ways_apart():

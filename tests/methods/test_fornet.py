@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from segfocus.backbone import LiteBackbone, build_backbone
 from segfocus.losses import cross_entropy, soft_dice
@@ -13,10 +12,13 @@ from segfocus.methods.base import check_choice
 from segfocus.methods.fornet import CELL, RELEASED, FoRNet
 from segfocus.ops.selection import selected_count
 from tests.contract import SegmenterContract, scene
+from tests.methods.fornets import build, multiply_adds, parts
 
 
 def build_lite(classes: int) -> FoRNet:
-    return FoRNet(LiteBackbone(), classes)
+    network = FoRNet(LiteBackbone(), classes)
+    network.execution = "sparse"  # "auto" is timed: two networks alike might take different ways, and round differently
+    return network
 
 
 def build_released(classes: int) -> FoRNet:
@@ -38,9 +40,7 @@ def count(network) -> int:
 
 
 def gmac(network, height, width) -> float:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(1, 3, height, width, device="meta"))
-    return counter.get_total_flops() / 2e9
+    return multiply_adds(network, torch.empty(1, 3, height, width, device="meta")) / 1e9
 
 
 def test_default_network_is_light():
@@ -68,25 +68,63 @@ def test_released_network_has_the_counted_size():
     assert gmac(network, 512, 512) == pytest.approx(224.6, rel=0.01)
 
 
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+NAMES = {
+    *(f"project.{index}.weight" for index in range(3)),
+    *(f"project_norm.{name}" for name in NORM),
+    "selector.spatial.0.weight",
+    *(f"selector.spatial.1.{name}" for name in NORM),
+    *(f"{layer}.{name}" for layer in ("selector.score", "auxiliary") for name in ("weight", "bias")),
+    *(f"context.{layer}.{name}" for layer in ("squeeze", "excite") for name in ("weight", "bias")),
+    *(f"branches.{index}.{name}" for index in range(4) for name in ("spatial.weight", "norm.weight", "norm.bias")),
+}
+"""what released checkpoints hold beside backbone and decoder: changing it would make them useless"""
+
+
+@pytest.mark.parametrize("selector", ["boundary", "error", "loss"])
+def test_names_of_the_weights_stay(selector):
+    names = {name for name in build(selector=selector).state_dict() if not name.startswith(("backbone.", "decoder."))}
+    assert names == NAMES
+
+
+def test_weights_fit_another_block_share_and_learned_selector():
+    network, other = (
+        build(seed=0),
+        build(seed=1, selector="error", block=8, ratio=(0.1, 0.2, 0.3, 0.4), gradient="gate"),
+    )
+    other.load_state_dict(network.state_dict())
+    image = torch.rand(1, 3, 40, 56)
+    with torch.no_grad():
+        assert torch.equal(other(image).importance, network(image).importance)
+
+
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5])
 @pytest.mark.parametrize("region", ["block", "cell"])
 def test_selects_exactly_the_top_k_regions_and_leaves_the_others_bit_identical(ratio, region):
     torch.manual_seed(0)
     network = FoRNet(LiteBackbone(), 4, ratio=ratio, region=region).eval()
     image, _ = scene(128, 192)
+    features, _, selections = parts(network, image)
     with torch.no_grad():
-        output = network(image)
-        maps = network.backbone(image)
-        features = network.features(maps, (16, 24))
-        importance = network.selector(features).sigmoid()
-        masks = network.select(importance)
-        refined = network.refine(features, [network._weights(mask, importance) for mask in masks])
+        selected = network(image).selected
+        refined = network.refine(features, selections, False)
     side = 4 if region == "block" else 1
-    blocks = output.selected[:, :, ::side, ::side]
-    assert blocks.sum() == selected_count(ratio, blocks.numel())
-    outside = ~output.selected.expand_as(features)
+    assert len(selections) == 4
+    for selection in selections:
+        assert torch.equal(selection.mask, selected)
+        assert torch.equal(selection.weight, selected.float())
+        assert selection.grid == (16 // side, 24 // side)
+        places = selected[0, 0, ::side, ::side].flatten().nonzero().flatten()
+        assert torch.equal(selection.chosen.sort().values, places)
+    assert len(selections[0].chosen) == selected[:, :, ::side, ::side].sum() == selected_count(ratio, 384 // side**2)
+    outside = ~selected.expand_as(features)
     assert torch.equal(refined[outside], features[outside])
     assert not torch.equal(refined[~outside], features[~outside])
+
+
+def resized(logits, size):
+    """From stride 4 to pixels."""
+    return torch.nn.functional.interpolate(logits, size=size, mode="bilinear")
 
 
 def test_ratio_zero_is_the_network_without_focus_and_one_is_dense():
@@ -94,23 +132,21 @@ def test_ratio_zero_is_the_network_without_focus_and_one_is_dense():
     network = FoRNet(LiteBackbone(), 4).eval()
     image, _ = scene(96, 128)
     with torch.no_grad():
-        network.ratios = [0.0] * 4
+        network.focus(0.0)
         off = network(image)
-        maps = network.backbone(image)
-        features = network.features(maps, (12, 16))
-        base = network.decoder.classify(network.decoder(features, maps[0], None, (24, 32)))
-        network.ratios = [1.0] * 4
+        features, fine, _ = parts(network, image)
+        base = network.decoder.classify(network.decoder.joined(features, fine, (24, 32)))
+        network.focus(1.0)
         dense = network(image)
         context = network.context(features)
         full = features + sum(branch(context) for branch in network.branches)
-        decoded = network.decoder(full, maps[0], torch.ones(1, 1, 12, 16), (24, 32))
-        expected = network.decoder.classify(decoded)
+        joined = network.decoder.joined(full, fine, (24, 32))
+        residual = network.decoder.refine_norm(network.decoder.refine(joined)).relu()
+        expected = network.decoder.classify(joined + residual)
     assert not off.selected.any()
-    resized = torch.nn.functional.interpolate(base, size=(96, 128), mode="bilinear")
-    torch.testing.assert_close(off.logits, resized, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(off.logits, resized(base, (96, 128)), rtol=1e-4, atol=1e-4)
     assert dense.selected.all()
-    resized = torch.nn.functional.interpolate(expected, size=(96, 128), mode="bilinear")
-    torch.testing.assert_close(dense.logits, resized, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(dense.logits, resized(expected, (96, 128)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +175,13 @@ def test_without_focus_what_is_idle_does_not_train():
 
 
 def test_nested_ratios_give_nested_masks():
-    network = FoRNet.released(build_backbone("resnet18", pretrained=False, output_stride=8), 4, channels=32)
-    importance = torch.rand(2, 1, 9, 11)
-    masks = network.select(importance)
+    network = build(ratio=(0.1, 0.2, 0.3, 0.4), region="cell")
+    image = torch.rand(2, 3, 70, 81)
+    masks = [selection.mask for selection in parts(network, image)[2]]
     assert [int(mask[0].sum()) for mask in masks] == [selected_count(r, 99) for r in (0.1, 0.2, 0.3, 0.4)]
     for small, large in pairwise(masks):
         assert not (small & ~large).any()
+    assert torch.equal(network(image).selected, masks[3][..., :9, :11])  # the widest, cut to the picture
 
 
 @pytest.mark.parametrize(
@@ -154,13 +191,17 @@ def test_which_cells_the_segmentation_loss_teaches_the_selector(gradient, reache
     torch.manual_seed(0)
     network = FoRNet(LiteBackbone(), 4, gradient=gradient, selector_weight=0.0, auxiliary_weight=0.0).train()
     image, target = scene(128, 128)
-    kept = {}
-    network.selector.register_forward_hook(
-        lambda module, inputs, result: kept.update(logits=result.retain_grad() or result)
-    )
+    kept, logits = [], network.selector.logits
+
+    def spy(features):
+        kept.append(logits(features))
+        kept[-1].retain_grad()
+        return kept[-1]
+
+    network.selector.logits = spy
     output = network(image)
     sum(network.loss(output, target).values()).backward()
-    gradient_map = kept["logits"].grad
+    gradient_map = kept[-1].grad
     if reaches == "nothing":
         assert gradient_map is None or not gradient_map.any()
         return
@@ -193,10 +234,14 @@ def test_loss_terms_are_what_they_are_named():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"ratio": 1.5}, "shares of the regions"),
+        ({"ratio": 1.5}, "ratio: expected a share of the regions in .0, 1., got 1.5"),
         ({"ratio": [0.1, 0.2]}, "one a branch"),
         ({"class_weights": [1.0]}, "expected 4 values"),
-        ({"block": 0}, "at least 1"),
+        ({"ratio": -0.1}, "ratio: expected a share"),
+        ({"ratio": float("nan")}, "ratio: expected a share"),
+        ({"ratio": [0.1, 0.2, 0.3, 1.1]}, "ratio: expected a share"),
+        ({"adaptive": 1.5}, "adaptive: expected a share of the importance"),
+        ({"block": 0}, "block: expected a whole number from 1, got 0"),
         ({"branches": [(2, 1)]}, "odd kernels"),
     ],
 )

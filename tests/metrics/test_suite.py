@@ -42,6 +42,7 @@ def pictures(classes: Classes = CLASSES, count: int = 6) -> list[dict]:
                 "prediction": probabilities.argmax(0).astype(np.uint8),
                 "probabilities": probabilities.astype(np.float32),
                 "instances": instances.astype(np.int64),
+                "importance": rng.random((4, 5)),
                 "name": f"picture {index}",
             }
         )
@@ -49,7 +50,7 @@ def pictures(classes: Classes = CLASSES, count: int = 6) -> list[dict]:
 
 
 def everything(classes: Classes = CLASSES) -> Suite:
-    return Suite(classes, probabilities=True, instances=True)
+    return Suite(classes, probabilities=True, instances=True, importance=True)
 
 
 def whole(classes: Classes = CLASSES) -> Suite:
@@ -91,6 +92,7 @@ def test_every_group_of_scores_comes_out_as_strict_json():
         "calibration",
         "intervals",
         "headroom",
+        "importance",
     ):
         assert key in four, key
     assert "binary" in two
@@ -115,6 +117,7 @@ def test_groups_are_chosen_and_what_they_lack_is_said():
         "instances": "no instances",
         "calibration": "no probabilities",
         "binary": "no two-class task",
+        "importance": "no importance",
     }
     assert set(GROUPS) == {*labels_alone.tallies, *labels_alone.left_out}
     with pytest.raises(SegfocusError, match="expected probabilities for 'calibration', got none"):
@@ -156,10 +159,10 @@ def test_any_tally_as_a_torchmetric():
     samples = pictures()
     stacked = {
         key: torch.from_numpy(np.stack([sample[key] for sample in samples]))
-        for key in ("prediction", "target", "probabilities", "instances")
+        for key in ("prediction", "target", "probabilities", "instances", "importance")
     }
     names = [sample["name"] for sample in samples]
-    metric = SegmentationScores(CLASSES, groups="all", probabilities=True, instances=True)
+    metric = SegmentationScores(CLASSES, groups="all", probabilities=True, instances=True, importance=True)
     for part in (slice(0, 4), slice(4, 6)):
         metric.update(
             stacked["prediction"][part],
@@ -167,6 +170,7 @@ def test_any_tally_as_a_torchmetric():
             stacked["probabilities"][part],
             stacked["instances"][part],
             names[part],
+            importance=stacked["importance"][part],
         )
     assert metric.compute() == whole().summary()
     single = TallyMetric(Counts(4), CLASSES)

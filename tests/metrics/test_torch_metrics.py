@@ -129,7 +129,7 @@ def test_a_collection_keeps_metrics_apart_that_start_alike(batch):
 def with_everything(batch) -> tuple[SegmentationScores, dict]:
     preds, target = batch
     classes = Classes.of(NAMES, thin=["b"])
-    given = {"probabilities": True, "instances": True, "baseline": True}
+    given = {"probabilities": True, "instances": True, "baseline": True, "importance": True}
     metric = SegmentationScores(classes, groups="all", **given)
     random = torch.Generator().manual_seed(0)
     probabilities = torch.rand(6, 4, *preds.shape[1:], generator=random).softmax(1)

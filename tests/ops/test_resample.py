@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from segfocus.ops import resample
 from segfocus.ops.resample import cell_labels, enlarge, pad_to_multiple, resize
 
 
@@ -62,3 +63,38 @@ def test_enlarging_follows_strides_where_coarse_cells_stand_over():
     torch.testing.assert_close(fine[0, 0, 0, 2:10], inside)
     stretched = resize(coarse, (1, 10))
     assert (stretched[0, 0, 0, 2:10] - inside).abs().max() > 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [((6, 4), (24, 16)), ((6, 5), (18, 7)), ((4, 3), (4 * 5, 3)), ((12, 2), (24, 9))]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_picture_in_strips_equals_the_loop(monkeypatch, old, new, channels):
+    monkeypatch.setattr(resample, "_WORTH_STRIPS", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    maps = torch.rand(1, channels, *old, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    strips = resample._strips(maps, new)
+    assert strips == (3 if old[0] % 3 == 0 else 2)
+    found = resize(maps, new)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, slow_bilinear(maps, new))
+
+
+def test_strips_only_where_they_are_allowed(monkeypatch):
+    """Not for gradients, other layouts, several pictures, shrinking, or factors that are not whole."""
+    monkeypatch.setattr(resample, "_WORTH_STRIPS", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    maps = torch.rand(1, 3, 6, 4).contiguous(memory_format=torch.channels_last)
+    assert resample._strips(maps, (12, 8)) == 2
+    assert resample._strips(maps.clone().requires_grad_(), (12, 8)) == 1
+    assert resample._strips(maps.contiguous(), (12, 8)) == 1
+    assert resample._strips(torch.cat([maps, maps]), (12, 8)) == 1
+    assert resample._strips(maps, (3, 2)) == 1
+    assert resample._strips(maps, (13, 8)) == 1
+    monkeypatch.setattr(resample, "_WORTH_STRIPS", 1 << 18)
+    assert resample._strips(maps, (12, 8)) == 1
+
+
+def test_padding_by_nothing_hands_back_the_picture_itself():
+    image = torch.rand(1, 3, 64, 72)
+    assert pad_to_multiple(image, 8, 64) is image

@@ -98,6 +98,17 @@ def full_scores() -> dict[str, Any]:
                 )
             ],
         },
+        "importance": {
+            "region": 32, "ratios": [0.1, 0.25, 0.5], "n_pictures": 5, "correlation": 0.625, "correlated": 5,
+            "amounts": {
+                "boundary": {"total": 4000, "recall": [0.21, 0.45, 0.7], "best": [0.3, 0.6, 0.9],
+                             "chance": [0.1, 0.25, 0.5], "gain": [0.55, 0.57, 0.5], "area": 0.65, "best_area": 0.75},
+                "error": {"total": 900, "recall": [0.34, 0.55, 0.8], "best": [0.5, 0.75, 0.95],
+                          "chance": [0.1, 0.25, 0.5], "gain": [0.6, 0.6, 0.67], "area": 0.7, "best_area": 0.85},
+                "thin": {"total": 0, "recall": [None] * 3, "best": [None] * 3, "chance": [None] * 3,
+                         "gain": [None] * 3, "area": None, "best_area": None},
+            },
+        },
         "measured": [
             {"name": "<i>smooth</i>", "miou": 0.612, "boundary_iou": {"3": 0.45}, "pixel_accuracy": 0.9,
              "gain": {"miou": {"value": 0.012, "interval": [0.004, 0.02]}}}

@@ -7,7 +7,15 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from segfocus.report.charts import WIDTH, Series, bins_chart, budget_chart, changes_chart, reliability_chart
+from segfocus.report.charts import (
+    WIDTH,
+    Series,
+    bins_chart,
+    budget_chart,
+    changes_chart,
+    recall_chart,
+    reliability_chart,
+)
 from segfocus.report.compare import headroom_charts
 from segfocus.report.svg import COLORS
 from tests.report.scores import full_scores
@@ -27,6 +35,7 @@ def some_charts(name="c"):
         "changes": changes_chart(name, "title", BINS, "px", [1200, 0, 5, None], [0, 2_500_000, 12_000, 7]),
         "unchanged": changes_chart(name, "title", BINS, "px", [0] * 4, [0] * 4),
         "budget": budget_chart(name, "title", BINS, "px", [Series("<truth> $x$", [0.7, 0.8, 0.9, 1.0], "bar")], 0.6),
+        "recall": recall_chart(name, "title", [0.05, 0.1, 0.25, 1.0], [*pair, *below]),
         "perfect": budget_chart(name, "title", BINS, "px", [Series("", [1.0] * 4, "bar", joined=False)], 1.0),
     }
 

@@ -39,6 +39,8 @@ def test_all_sentences_of_a_full_report():
             "39 % of the pieces of up to 256 px are found (198 in the truth), against 42 % of the larger ones.",
             "Largest confusion: pole taken for <b>wall</b>, 40 % of all errors.",
             "Overconfident: 96.4 % sure, 93.3 % right. On boundaries 82 % sure, 63 % right.",
+            "It knows where it is wrong: the 10 % of the regions that it finds most important hold 34 % of the errors "
+            "(by chance 10 %, at best 50 %).",
         ],
         "What would help most": [
             "Refining hard regions: at most +17.0 mIoU if the 10 % of 16 px regions with the most errors became right "
@@ -58,7 +60,7 @@ def test_nothing_is_told_without_scores():
 
 def test_every_sentence_is_made_from_a_section_that_is_there():
     targets = {item.target for items in findings(full_scores(), MATRIX, CLASSES).values() for item in items}
-    assert targets <= {"changes", "where", "classes", "thin", "headroom", "calibration"}
+    assert targets <= {"changes", "where", "classes", "thin", "headroom", "calibration", "importance"}
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_every_score_of_probabilities(folders, tmp_path):
     folder, reader = other_predictions(tmp_path, "npy")
     scores, *_ = measure(Folders(folder, folders.labels), "all", reader)
     assert_scores(scores)
-    assert set(scores["left_out"]) == {"instances", "binary"}
+    assert set(scores["left_out"]) == {"instances", "binary", "importance"}
     soft = np.concatenate([probabilities_of(i)[:, truth_of(i) != 255] for i in ALL], 1)
     truth = np.concatenate([truth_of(i)[truth_of(i) != 255] for i in ALL])
     brier = ((soft - (truth == np.arange(3)[:, None])) ** 2).sum(0).mean()

@@ -84,3 +84,17 @@ def test_importance_ranks_the_regions_of_the_headroom(evaluated):
     assert (np.diff(by_importance) >= 0).all()
     assert (np.array(by_truth) >= by_importance).all()
     assert by_importance[-1] == by_truth[-1] == 1
+
+
+def test_the_network_tells_how_well_it_knows_where_it_is_wrong(trained, evaluated, capsys):
+    part = evaluated["importance"]
+    assert part["n_pictures"] == evaluated["n_pictures"]
+    errors = part["amounts"]["error"]
+    assert errors["total"] > 0
+    assert (np.array(errors["recall"]) <= errors["best"]).all()
+    assert "error_before" not in part["amounts"]
+    assert main(["evaluate", str(trained), "--metrics", "importance"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "25 % most important regions" in line)
+    assert f"{100 * errors['recall'][3]:.1f} (at best {100 * errors['best'][3]:.1f}" in row
+    assert main(["evaluate", str(trained), "--metrics", "importance", "--window", "32x32"]) == 2
+    assert "expected importance for 'importance', got none" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from segfocus.data.classes import Classes
 from segfocus.data.pictures import read_picture
 from segfocus.errors import SegfocusError
 from segfocus.inference.augment import check_scales, test_time_augmentation
+from segfocus.inference.focus import check_focus, focused
+from segfocus.inference.fold import fold_batch_norm
 from segfocus.inference.prediction import Prediction
 from segfocus.inference.sliding import check_window, sliding_window
 from segfocus.methods.base import Segmenter
@@ -60,15 +63,19 @@ class Predictor:
     """Runs a segmenter on pictures, in float32, without gradients.
 
     Args:
-        model: a checkpoint file, a loaded `Checkpoint`, or a Segmenter (which is set to eval mode and moved).
+        model: a checkpoint file ('shipped': the package's own), a loaded `Checkpoint`, or a Segmenter (of which a copy
+            is used: the network itself stays as and where it is, and may be trained on).
         classes: needed with a bare Segmenter for coloured output; the checkpoint's own otherwise.
         window: height and width in px of a sliding window; None sees pictures whole.
         stride: step of the window; two thirds of it when None.
         scales: picture scales whose probabilities are averaged; the window slides over the scaled picture.
         flip: average with the mirrored picture.
+        focus: FoR-Net: share of the regions that are refined, in [0, 1]; as trained when None.
+        adaptive: FoR-Net: refine the fewest regions that hold this share, in (0, 1], of a picture's importance.
         device: "auto" (cuda, then mps, then cpu) or any torch device.
         channels_last: memory layout; faster convolutions on CPUs and tensor cores.
         max_pixels: larger picture files are refused.
+        fold: merge BatchNorms into convolutions (`segfocus.inference.fold`): the same up to rounding, and faster.
         initial: also give `initial_labels` where the method has a first prediction (`Output.aux_logits["initial"]` or
             `["coarse"]`); their probabilities take as much memory again.
 
@@ -78,7 +85,7 @@ class Predictor:
     differ by what the method's idea changed and by nothing else.
 
     Raises:
-        SegfocusError: window, stride, scales or device that cannot be used; and what `segfocus.load` raises.
+        SegfocusError: window, stride, scales, focus or device that cannot be used; and what `segfocus.load` raises.
     """
 
     def __init__(
@@ -90,9 +97,12 @@ class Predictor:
         stride: Sequence[int] | None = None,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
+        focus: float | None = None,
+        adaptive: float | None = None,
         device: str | torch.device = "auto",
         channels_last: bool = True,
         max_pixels: int = 180_000_000,
+        fold: bool = True,
         initial: bool = False,
     ) -> None:
         if window is None and stride is not None:
@@ -100,10 +110,12 @@ class Predictor:
         self.window, self.stride = (None, None) if window is None else check_window(window, stride)
         self.scales = check_scales(scales)
         self.flip = flip
+        self.focus, self.adaptive = focus, adaptive
         self.initial = initial
         self.device = choose_device(device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.max_pixels = max_pixels
+        mine = isinstance(model, str | Path)
         if isinstance(model, str | Path):
             model = load(model)
         if not isinstance(model, Segmenter):
@@ -114,7 +126,10 @@ class Predictor:
                 f"expected a network that sees pictures, got {type(model).__name__}, which refines probability maps; "
                 "try segfocus refine apply"
             )
-        self.model = model.eval().to(device=self.device, dtype=torch.float32)
+        check_focus(model, focus, adaptive)
+        model = (model if mine else copy.deepcopy(model)).eval().to(device=self.device, dtype=torch.float32)
+        self._digest = weights_digest(model)  # of the weights as they are stored, whether folded or not
+        self.model = fold_batch_norm(model) if fold else model
         self.model.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
         self.classes = classes
         if classes is not None and classes.num_classes != model.num_classes:
@@ -172,7 +187,8 @@ class Predictor:
 
         @torch.inference_mode()
         def look_from(row: int, column: int) -> np.ndarray | None:
-            found = self.model.attention(self._image(pixels), row, column)
+            with focused(self.model, self.focus, self.adaptive):
+                found = self.model.attention(self._image(pixels), row, column)
             return None if found is None else found.float().cpu().contiguous().numpy()
 
         return look_from
@@ -205,19 +221,22 @@ class Predictor:
             assert self.window is not None
             return sliding_window(lambda part: both(self.model(part)), view, self.window, self.stride)
 
-        found = test_time_augmentation(windows if self.window else whole, image, self.scales, self.flip)
+        with focused(self.model, self.focus, self.adaptive):
+            found = test_time_augmentation(windows if self.window else whole, image, self.scales, self.flip)
         if found.shape[1] > classes:
             hints = hints._replace(initial=found[:, classes:], initial_kind=kind)
         return found[:, :classes], hints
 
     def settings(self) -> dict[str, Any]:
-        """What decides a prediction, JSON safe: a hash of the weights, window, stride, scales, flip."""
+        """What decides a prediction, JSON safe: a hash of the weights, window, stride, scales, flip, focus."""
         return {
-            "weights": weights_digest(self.model),
+            "weights": self._digest,
             "window": self.window and list(self.window),
             "stride": self.stride and list(self.stride),
             "scales": list(self.scales),
             "flip": self.flip,
+            "focus": self.focus,
+            "adaptive": self.adaptive,
         }
 
     def _read(self, picture: str | Path | np.ndarray | Image.Image) -> UInt8[np.ndarray, "height width 3"]:
@@ -285,7 +304,7 @@ def _stride(size: tuple[int, int], grid: tuple[int, int]) -> int:
 
 
 def _labels(probabilities: Float[Tensor, "1 classes height width"]) -> UInt8[np.ndarray, "height width"]:
-    return probabilities[0].argmax(0).to(torch.uint8).cpu().numpy()
+    return probabilities[0].max(0).indices.to(torch.uint8).cpu().numpy()
 
 
 def _array(maps: Float[Tensor, "1 channels rows columns"]) -> Float32[np.ndarray, "channels rows columns"]:

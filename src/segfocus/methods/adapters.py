@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segfocus.backbone import IMAGENET_MEAN, IMAGENET_STD
+from segfocus.backbone import IMAGENET_MEAN, IMAGENET_STD, standardized
 from segfocus.errors import SegfocusError, nearest
 from segfocus.methods.base import Base, BaseMaps
 from segfocus.ops.resample import pad_to_multiple, resize
@@ -106,7 +106,8 @@ class Adapter(Base):
         """
         if branch_stage is not None:
             self.branch(branch_stage)  # refuses
-        return self._read(pad_to_multiple((image - self.mean) / self.std, self.multiple, self.minimum))
+        normalized = standardized(image, self.mean, self.std)
+        return self._read(pad_to_multiple(normalized, self.multiple, self.minimum))
 
     def _measure(self) -> None:
         """Read strides and channels off one blank picture; freeze the parameters that its outputs do not depend on."""

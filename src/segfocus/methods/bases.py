@@ -138,12 +138,10 @@ def _check_options(kind: str, options: Mapping[str, Any], constructor: Any, take
 
 def _start_from(base: Base, path: Path, config: ModelConfig) -> None:
     """Weights of a finished run: of the base alone (method plain, or FoR-Net itself), or of a method on such a base."""
-    from safetensors.torch import load_file
+    from segfocus.checkpoint import read_metadata, read_tensors
 
-    from segfocus.checkpoint import read_metadata
-
-    trained = read_metadata(path).recipe.model
-    tensors = load_file(path, device="cpu")
+    metadata = read_metadata(path)
+    trained, tensors = metadata.recipe.model, read_tensors(path, metadata)
     prefix = "base." if any(name.startswith("base.") for name in tensors) else ""
     if isinstance(base, FoRNetBase) and trained.method == "fornet":
         found = {f"net.{name}": value for name, value in tensors.items()}

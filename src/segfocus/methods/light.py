@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -28,6 +30,8 @@ class LightBase(Base):
     Raises:
         ValueError: fewer than two classes, or no channels.
     """
+
+    sums_before_norm: ClassVar[dict[str, tuple[str, ...]]] = {"join.0": ("project",)}
 
     def __init__(self, backbone: Backbone, num_classes: int, *, channels: int = 128):
         super().__init__()

@@ -33,9 +33,10 @@ from segfocus.layers import ConvNormAct
 from segfocus.losses import boundary_cross_entropy, cross_entropy, soft_dice
 from segfocus.methods.base import Base, BaseMaps, Refiner, check_count, check_number
 from segfocus.methods.base_logits import LEAST, base_logits
-from segfocus.methods.fornet import Branch, Context, Selector
+from segfocus.methods.fornet_blocks import Branch, Context
+from segfocus.methods.fornet_selectors import LearnedSelector
 from segfocus.methods.ovenet import OVeNet
-from segfocus.ops.resample import ceil_div, enlarge, expand_blocks, resize
+from segfocus.ops.resample import ceil_div, cell_means, enlarge, expand_blocks, resize
 from segfocus.ops.selection import block_means, straight_through, top_k_masks
 from segfocus.output import Output, logit_channels
 
@@ -210,7 +211,7 @@ class FocusRefiner(_PictureRefiner):
         self.num_classes, self.ratio, self.block, self.grid = num_classes, float(ratio), block, lcm(COARSEST, block)
         self.dice_weight, self.selector_weight = dice_weight, selector_weight
         self.trunk = MapAndPicture(num_classes, fine=fine, width=width)
-        self.selector = Selector(width, 32)
+        self.selector = LearnedSelector(width, 32)
         self.context = Context(width)
         self.branches = nn.ModuleList(Branch(width, kernel, dilation, "layer") for kernel, dilation in branches)
         self.narrow = nn.Conv2d(width, fine, 1)
@@ -237,7 +238,7 @@ class FocusRefiner(_PictureRefiner):
         initial, picture = self.inputs(probabilities, image)
         size = (initial.shape[-2], initial.shape[-1])
         fine, features = self.trunk.features(initial, picture)
-        importance = self.selector(features).sigmoid()
+        importance = self.selector.logits(features).sigmoid()
         # cells beyond the frame are not chosen from
         inside = enlarge(importance, CELL, CELL, (ceil_div(size[0], CELL), ceil_div(size[1], CELL)))
         selected = self.select(inside)
@@ -283,11 +284,4 @@ def wrong_share(
 ) -> tuple[Float[Tensor, "batch 1 rows columns"], Bool[Tensor, "batch 1 rows columns"]]:
     """Of each `cell` x `cell` pixels the share of the labelled ones where the prediction is wrong, and if any is."""
     known = target != IGNORE
-    wrong = known & (Output(logits).labels() != target)
-    room = (0, -target.shape[-1] % cell, 0, -target.shape[-2] % cell)
-
-    def total(mask: Tensor) -> Tensor:
-        return functional.avg_pool2d(functional.pad(mask[:, None].float(), room), cell)
-
-    count = total(known)
-    return total(wrong) / count.clamp(min=1 / cell**2), count > 0
+    return cell_means((Output(logits).labels() != target).float(), known, cell)

@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from segfocus.metrics.confusion import confusion_matrix as confusion_matrix
     from segfocus.metrics.confusion import scores_from_confusion as scores_from_confusion
     from segfocus.metrics.headroom import Headroom as Headroom
+    from segfocus.metrics.importance import ImportanceQuality as ImportanceQuality
     from segfocus.metrics.instance import InstanceScores as InstanceScores
     from segfocus.metrics.instance import read_instances as read_instances
     from segfocus.metrics.labels import labels_from_scores as labels_from_scores
     from segfocus.metrics.mean_boundary_accuracy import MeanBoundaryAccuracy as MeanBoundaryAccuracy
+    from segfocus.metrics.region_recall import paired_recall_intervals as paired_recall_intervals
+    from segfocus.metrics.region_recall import recall_counts as recall_counts
+    from segfocus.metrics.region_recall import recall_scores as recall_scores
     from segfocus.metrics.regions import RegionErrors as RegionErrors
     from segfocus.metrics.regions import component_bins as component_bins
     from segfocus.metrics.regions import distance_bins as distance_bins
@@ -52,6 +56,7 @@ _HOMES = {
     "Counts": "scores",
     "ForegroundScores": "binary",
     "Headroom": "headroom",
+    "ImportanceQuality": "importance",
     "InstanceScores": "instance",
     "MeanBoundaryAccuracy": "mean_boundary_accuracy",
     "RegionErrors": "regions",
@@ -70,7 +75,10 @@ _HOMES = {
     "distance_bins": "regions",
     "expected_calibration_error": "calibration",
     "labels_from_scores": "labels",
+    "paired_recall_intervals": "region_recall",
     "read_instances": "instance",
+    "recall_counts": "region_recall",
+    "recall_scores": "region_recall",
     "scores_from_confusion": "confusion",
     "thickness_bins": "regions",
 }

@@ -28,6 +28,7 @@ GROUPS = {
     "binary": "foreground scores of a two-class task",
     "intervals": "bootstrap confidence intervals over pictures",
     "headroom": "how much each method could gain at most",
+    "importance": "how well a method's importance finds errors, boundaries and thin parts; needs importance",
 }
 """group -> what it scores"""
 
@@ -56,6 +57,7 @@ class Suite(Tally):
         probabilities: bool = False,
         instances: bool = False,
         baseline: bool = False,
+        importance: bool = False,
         instance_sizes: dict[str, float] | None = None,
     ) -> None:
         """
@@ -67,6 +69,7 @@ class Suite(Tally):
             probabilities: whether every comparison will have probabilities.
             instances: whether every comparison will have instances.
             baseline: whether every comparison will have a baseline, whose changed pixels are then counted.
+            importance: whether every comparison will have importance.
             instance_sizes: mean object size in px of each class, for iIoU; default the mean of the truth.
 
         Raises:
@@ -76,7 +79,12 @@ class Suite(Tally):
         self.classes = classes
         self.left_out: dict[str, str] = {}
         """group -> why it is not scored"""
-        brings = {"probabilities": probabilities, "instances": instances, "baseline": baseline}
+        brings = {
+            "probabilities": probabilities,
+            "instances": instances,
+            "baseline": baseline,
+            "importance": importance,
+        }
         given = _Given(
             classes, tuple(distances), frozenset(name for name, there in brings.items() if there), instance_sizes
         )
@@ -178,7 +186,7 @@ def _lacking(group: str, given: _Given) -> str | None:
         return "no two-class task"
     if group == "thin" and not any(given.classes.thin):
         return "no class marked thin: true in the classes file"
-    needed = {"instances": "instances", "calibration": "probabilities"}.get(group)
+    needed = {"instances": "instances", "calibration": "probabilities", "importance": "importance"}.get(group)
     if needed and needed not in given.given:
         return f"no {needed}"
     return None
@@ -239,6 +247,12 @@ def _headroom(given: _Given) -> Tally:
     return Headroom(given.classes.num_classes)
 
 
+def _importance(given: _Given) -> Tally:
+    from segfocus.metrics.importance import ImportanceQuality
+
+    return ImportanceQuality(given.classes.num_classes, baseline="baseline" in given.given)
+
+
 def _changed(given: _Given) -> Tally:
     from segfocus.metrics.changes import Changes
 
@@ -256,4 +270,5 @@ _MAKERS: dict[str, Callable[[_Given], Tally]] = {
     "binary": _binary,
     "intervals": _intervals,
     "headroom": _headroom,
+    "importance": _importance,
 }

@@ -29,7 +29,7 @@ class Tally(ABC):
     `summary` what follows; it never changes `counts` itself."""
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """what pictures must come with beside labels: 'probabilities', 'instances', 'baseline'"""
+    """what pictures must come with beside labels: 'probabilities', 'instances', 'baseline', 'importance'"""
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes

@@ -73,7 +73,8 @@ class TallyMetric(Metric):
             probabilities: "batch classes height width" or "classes height width", for tallies that need them.
             instances: integers of the shape of `target`, for tallies that need them.
             names: of the pictures, for bootstrap intervals.
-            importance: a method's map, "batch rows columns" or "rows columns", for its row of the headroom.
+            importance: a method's map, "batch rows columns" or "rows columns", for its row of the headroom and
+                for tallies that need it.
             baseline: train ids of another prediction, of the shape of `target`, for what has changed.
 
         Raises:
@@ -161,7 +162,8 @@ class SegmentationScores(TallyMetric):
             classes: the classes; names alone do for the basic scores.
             distances: px of the Boundary IoU.
             groups: "basic", or as for `Suite`, which then needs the `Classes`.
-            kwargs: probabilities, instances, baseline, instance_sizes of `Suite`; the others of `torchmetrics.Metric`.
+            kwargs: probabilities, instances, baseline, importance, instance_sizes of `Suite`; the others of
+                `torchmetrics.Metric`.
         """
         if groups == "basic":
             names = classes if isinstance(classes, Sequence) else classes.names
@@ -171,7 +173,7 @@ class SegmentationScores(TallyMetric):
                 raise SegfocusError(
                     "metrics: expected Classes for more than the basic scores, got names; try Classes.of"
                 )
-            options = ("probabilities", "instances", "baseline", "instance_sizes")
+            options = ("probabilities", "instances", "baseline", "importance", "instance_sizes")
             own = {name: kwargs.pop(name) for name in options if name in kwargs}
             tally = Suite(classes, groups, distances, **own)  # pyright: ignore
         super().__init__(tally, classes, **kwargs)

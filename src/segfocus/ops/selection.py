@@ -1,9 +1,10 @@
 """Exact Top-K selection of regions (FoR-Net)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -12,28 +13,67 @@ _PARTS = 1_000_000
 
 
 def selected_count(ratio: float, regions: int) -> int:
-    """Regions that a ratio in [0, 1] selects: ratio * regions, rounded half up."""
-    return (round(ratio * _PARTS) * regions + _PARTS // 2) // _PARTS
+    """Regions that a ratio in [0, 1] selects: ratio * regions, rounded half up; of a ratio above 0 at least one."""
+    count: Any = (round(ratio * _PARTS) * regions + _PARTS // 2) // _PARTS
+    return torch.sym_max(count, 1) if ratio > 0 else count
 
 
-def top_k_masks(
-    scores: Float[Tensor, "batch 1 rows columns"], ratios: Sequence[float]
-) -> list[Bool[Tensor, "batch 1 rows columns"]]:
-    """One mask a ratio: in every picture exactly `selected_count(ratio, rows * columns)` best-scored regions.
+def top_k(scores: Float[Tensor, "batch 1 rows columns"], ratios: Sequence[float]) -> list[Int[Tensor, "batch _"]]:
+    """For each ratio the `selected_count` best-scored regions of every picture: row * columns + column, best first.
 
-    Masks of smaller ratios lie inside those of larger ones (one ranking serves all); ties go to the lower index
-    (row by row), so the result is the same on every device.  No gradient flows into the masks.
+    Regions of smaller ratios are among those of larger ones (one ranking serves all); ties go to the lower number, so
+    the result is the same on every device.  It has no gradient.
 
     Raises:
         ValueError: a ratio outside [0, 1].
     """
     for ratio in ratios:
-        if not 0.0 <= ratio <= 1.0:
-            raise ValueError(f"ratio: expected a share of regions in [0, 1], got {ratio}")
-    batch, _, rows, columns = scores.shape
-    order = scores.detach().float().flatten(1).argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    return [(rank < selected_count(ratio, rows * columns)).view(batch, 1, rows, columns) for ratio in ratios]
+        check_share("ratio", ratio, "of the regions")
+    flat = scores.detach().float().flatten(1)
+    counts = [selected_count(ratio, flat.shape[1]) for ratio in ratios]
+    if torch.compiler.is_exporting():
+        # ONNX has no stable sort; its TopK gives ties to the lower number as well
+        return [torch.topk(flat, count, dim=1).indices for count in counts]
+    order = flat.argsort(dim=1, descending=True, stable=True)
+    return [order[:, :count] for count in counts]
+
+
+def top_k_masks(
+    scores: Float[Tensor, "batch 1 rows columns"], ratios: Sequence[float]
+) -> list[Bool[Tensor, "batch 1 rows columns"]]:
+    """The regions of `top_k` as masks, one a ratio."""
+    return [region_mask(chosen, scores) for chosen in top_k(scores, ratios)]
+
+
+def region_mask(
+    chosen: Int[Tensor, "batch _"], like: Float[Tensor, "batch 1 rows columns"]
+) -> Bool[Tensor, "batch 1 rows columns"]:
+    """Regions given by number as a mask on the grid of `like`."""
+    empty = torch.zeros_like(like, dtype=torch.bool).flatten(1)
+    return empty.scatter(1, chosen, True).view(like.shape)
+
+
+def adaptive_masks(scores: Float[Tensor, "batch 1 rows columns"], share: float) -> Bool[Tensor, "batch 1 rows columns"]:
+    """In every picture the fewest regions whose scores (none negative) sum up to at least `share` of all scores.
+
+    Ties go to the lower number; a picture whose scores are all 0 has no such region.
+
+    Raises:
+        ValueError: a share outside [0, 1].
+    """
+    check_share("adaptive", share, "of the importance")
+    # float64: sums of many float32 would miss a share of exactly 1
+    flat = scores.detach().double().flatten(1)
+    best, order = flat.sort(dim=1, descending=True, stable=True)
+    before = functional.pad(best.cumsum(1)[:, :-1], (1, 0))
+    needed = (before < share * best.sum(1, keepdim=True)) & (best > 0)
+    return torch.zeros_like(needed).scatter(1, order, needed).view(scores.shape)
+
+
+def check_share(name: str, value: float, what: str) -> None:
+    """Raise a ValueError unless it is in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name}: expected a share {what} in [0, 1], got {value}; try 0.25")
 
 
 def block_means(scores: Float[Tensor, "batch 1 height width"], block: int) -> Float[Tensor, "batch 1 rows columns"]:

@@ -161,8 +161,9 @@ def _open(metadata: Metadata, data: DataConfig, split: str) -> SegmentationDatas
 
 def _how(evaluation: EvaluationConfig) -> dict[str, Any]:
     """What of the evaluation section decides the maps."""
-    keys = ("window", "stride", "scales", "flip")
-    return {key: getattr(evaluation, key) for key in keys}
+    found = {key: getattr(evaluation, key) for key in ("window", "stride", "scales", "flip", "focus", "adaptive")}
+    # maps written before there was a choice of focus stay those of the same call
+    return {key: value for key, value in found.items() if value is not None or key not in ("focus", "adaptive")}
 
 
 def _predictor(checkpoint: str | Path, evaluation: EvaluationConfig, data: DataConfig, device: str) -> Predictor:

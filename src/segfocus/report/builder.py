@@ -19,6 +19,7 @@ from segfocus.report.crops import PER_PICTURE, Crop
 from segfocus.report.definitions import DEFINITIONS, Definition
 from segfocus.report.findings import findings, region_words, upper_end
 from segfocus.report.images import Entry
+from segfocus.report.importance import importance
 from segfocus.report.pictures import Pictures
 from segfocus.report.tables import count, dig, hex_color, known, percent, whole_percent
 from segfocus.report.thresholds import thresholds
@@ -102,6 +103,7 @@ def _content(scores: Mapping[str, Any], pictures: Pictures, made: Mapping[str, s
         "wheel": None if longest is None else offsets.wheel(longest),
         "longest": longest,
         "regions": _regions(scores),
+        "importance": importance(scores),
         "class_table": sections.class_table(scores, matrix, classes),
         "categories": sections.category_table(scores),
         "confusions": sections.confusion_table(matrix, classes),

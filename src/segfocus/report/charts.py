@@ -205,6 +205,40 @@ def budget_chart(name: str, title: str, budgets: Sequence[str], axis: str, lines
     return to_svg(figure, name, title, f"{_in_words(budgets, lines)}; without: {percent(base)} %")
 
 
+def recall_chart(name: str, title: str, ratios: Sequence[float], lines: Sequence[Series]) -> str:
+    """What is found when a share of the regions is chosen: a line for each way to choose, from nothing to all.
+
+    Args:
+        name: of the chart, in ids.
+        title: what it shows.
+        ratios: shares of the regions in [0, 1], ascending.
+        lines: shares found in [0, 1]; the first with its numbers written below.
+    """
+    figure = new_figure(WIDTH, 268)
+    left = 34
+    axes = new_axes(figure, left, 44, WIDTH - left - 16, 160)
+    axes.set_xlim(0, max(ratios))
+    axes.set_ylim(0, 1)
+    _legend(figure, 10, [(line.name, line.color, "o") for line in lines])
+    for level in (0, 0.25, 0.5, 0.75, 1):
+        _line(axes, level, dotted=level > 0)
+        _write(axes, 0, level, percent(level, 0), shift=-8, color="soft", align="right")
+    for index, line in reversed(list(enumerate(lines))):
+        places = [place for place, value in zip(ratios, line.values, strict=True) if known(value)]
+        values = [float(value) for value in line.values if known(value)]
+        axes.plot([0, *places], [0, *values], color=COLORS[line.color], clip_on=False)
+        axes.plot(
+            places, values, "o", color=COLORS[line.color], markeredgecolor=COLORS["card"], markersize=7, clip_on=False
+        )
+        for place, value in zip(places, values, strict=True):
+            if index == 0:
+                _write(axes, place, value, percent(value, 0), drop=13)
+    for ratio in ratios:
+        _write(axes, ratio, 0, percent(ratio, 0), drop=16, size=_TEXT)
+    _caption(figure, "most important regions, %", 252)
+    return to_svg(figure, name, title, _in_words([f"{percent(ratio, 0)} %" for ratio in ratios], lines))
+
+
 def _bars(axes: Axes, series: Series, shift: float, top: float) -> None:
     for place, value in enumerate(series.values):
         if known(value):

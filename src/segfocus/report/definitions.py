@@ -265,8 +265,39 @@ DEFINITIONS: dict[str, Definition] = {
     ),
     "importance": Definition(
         "Importance",
-        "How hard the network expects a region to be, 0 to 1; in outlined regions the network's refinement is kept; "
-        "elsewhere it is computed and masked out.",
+        "How hard the network expects a region to be, 0 to 1. Outlined regions are refined, the others are not.",
+    ),
+    "importance_recall": Definition(
+        "Found in K % of the regions",
+        "Of all pixels searched for, the share inside the K % of regions that the network finds most important in each "
+        "picture. At best: the regions that hold most of them. By chance: what random regions hold on average.",
+    ),
+    "importance_gain": Definition(
+        "Gain over chance",
+        "Recall minus that of chance, divided by the best recall minus that of chance: 100 % is the best choice, 0 is "
+        "no better than chance, below 0 is worse.",
+    ),
+    "importance_area": Definition(
+        "Area under the recall",
+        "The mean recall over all K from 0 to 100 %: 50 % for chance. The best possible one is below 100 %, since "
+        "what is searched for lies in many regions.",
+    ),
+    "importance_error": Definition(
+        "Errors in important regions",
+        "Wrong pixels of the final prediction. Where the network refined the regions it chose, fewer are left there: "
+        "this tells where it is still wrong.",
+    ),
+    "importance_error_before": Definition(
+        "Errors before refining", "Wrong pixels of the first prediction: what the refinement should have looked at."
+    ),
+    "importance_boundary": Definition(
+        "Boundary pixels",
+        "Labelled pixels with another class among their eight neighbours; void and the frame are none.",
+    ),
+    "importance_thin": Definition(
+        "Thin parts",
+        "Pixels that no 5 x 5 px square of their class inside the picture covers: poles and wires of up to 4 px, and "
+        "the corners and tips of larger things.",
     ),
     "void": Definition("Void", "Pixels without a true label are never counted, whatever is predicted there."),
 }

@@ -15,6 +15,7 @@ from segfocus.data.classes import Classes
 from segfocus.report.before import before
 from segfocus.report.borrowing import borrowing_words
 from segfocus.report.compare import typical_headroom
+from segfocus.report.importance import importance_words
 from segfocus.report.pictures import confusions_of
 from segfocus.report.tables import count, dig, known, percent, points, points_span, two, unbroken
 from segfocus.report.thresholds import threshold_words
@@ -65,6 +66,7 @@ def _errors(scores: Scores, matrix: np.ndarray, classes: Classes) -> list[Findin
         _small(scores),
         _confusion(matrix, classes),
         _calibration(scores),
+        _importance(scores),
     ]
 
 
@@ -159,6 +161,11 @@ def _borrowing(scores: Scores) -> Finding | None:
 def _thresholds(scores: Scores) -> Finding | None:
     words = threshold_words(scores)
     return None if words is None else Finding(*words, "thresholds")
+
+
+def _importance(scores: Scores) -> Finding | None:
+    words = importance_words(scores)
+    return None if words is None else Finding(*words, "importance")
 
 
 def _boundaries(scores: Scores) -> Finding | None:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from segfocus.data.pictures import picture_size
 from segfocus.errors import SegfocusError
 from segfocus.inference.augment import check_scales
+from segfocus.inference.focus import check_focus
 from segfocus.inference.sliding import check_window
 from segfocus.metrics.boundary import check_distances
 from segfocus.recipe import ModelConfig, Recipe
@@ -58,6 +59,7 @@ def check(recipe: Recipe) -> None:
     if recipe.evaluation.window is not None:
         check_window(recipe.evaluation.window, recipe.evaluation.stride)
     check_scales(recipe.evaluation.scales)
+    check_focus(None, recipe.evaluation.focus, recipe.evaluation.adaptive)
     check_distances(recipe.evaluation.boundary_distances)
     _check_frozen(recipe.model)
     _check_method(recipe)

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from segfocus.data.dataset import SegmentationDataset
     from segfocus.inference.prediction import Prediction
 
-_FINAL_ONLY = {"regions", "headroom", "calibration"}
-"""groups that the initial prediction is not scored by: told by what changed, shown nowhere, needs probabilities"""
+_FINAL_ONLY = {"regions", "headroom", "calibration", "importance"}
+"""groups that the initial prediction is not scored by: told by what changed, shown nowhere, needs probabilities, is no
+prediction's"""
 _TITLES = {
     "initial": "the network's own initial prediction",
     "coarse": "the network's own coarse prediction",
@@ -49,18 +50,18 @@ def evaluate(
         checkpoint: loaded, or its file.
         data: which pictures; default the checkpoint's own recipe.
         split: default the recipe's validation split.
-        evaluation: window, scales, flip, boundary distances; default the recipe's.
+        evaluation: window, scales, flip, focus, boundary distances; default the recipe's.
         device: "auto", "cpu", "cuda", ...
         metrics: "basic", "all", or groups of `segfocus.metrics.suite.GROUPS`.
         on_picture: called with (name, picture uint8 HW3, target uint8 HW with 255 = void, prediction) for each.
 
     Returns:
-        `Suite.summary` with the further key "how": checkpoint, dataset, split, window, stride, scales, flip and the
-        segfocus version.  Of a method with a first prediction of its own also "baseline": {"kind": "initial" (before it
-        borrowed), "coarse" (before the context came in) or "base" (before a refiner came), "title", "scores",
-        "difference", "changed"} as in `segfocus.report.from_files`; and, of one that borrows, where pictures are seen
-        whole, "borrowing": `segfocus.metrics.borrowing.Borrowing.summary`; and, of a refiner that looks at patches,
-        "thresholds": `segfocus.metrics.patch_thresholds.PatchThresholds.summary`.
+        `Suite.summary` with the further key "how": checkpoint, dataset, split, window, stride, scales, flip, focus,
+        adaptive and the segfocus version.  Of a method with a first prediction of its own also "baseline": {"kind":
+        "initial" (before it borrowed), "coarse" (before the context came in) or "base" (before a refiner came),
+        "title", "scores", "difference", "changed"} as in `segfocus.report.from_files`; and, of one that
+        borrows, where pictures are seen whole, "borrowing": `segfocus.metrics.borrowing.Borrowing.summary`; and, of a
+        refiner that looks at patches, "thresholds": `segfocus.metrics.patch_thresholds.PatchThresholds.summary`.
 
     Raises:
         SegfocusError: the dataset has other classes than the checkpoint was trained on, or any bad file.
@@ -84,13 +85,13 @@ def evaluate(
         prediction = predict(index, picture)
         name = dataset.pairs[index].name
         if measurement is None:
-            kind = prediction.initial_kind
-            measurement = _Measurement(loaded.classes, metrics, evaluation.boundary_distances, kind)
+            kind, has_importance = prediction.initial_kind, prediction.importance is not None
+            measurement = _Measurement(loaded.classes, metrics, evaluation.boundary_distances, kind, has_importance)
         measurement.add(name, target, prediction)
         if on_picture is not None:
             on_picture(name, picture, target, prediction)
     if measurement is None:
-        measurement = _Measurement(loaded.classes, metrics, evaluation.boundary_distances, kind=None)
+        measurement = _Measurement(loaded.classes, metrics, evaluation.boundary_distances, None, False)
     how = {
         "checkpoint": where,
         "dataset": data.name,
@@ -99,6 +100,8 @@ def evaluate(
         "stride": evaluation.stride,
         "scales": list(evaluation.scales),
         "flip": evaluation.flip,
+        "focus": evaluation.focus,
+        "adaptive": evaluation.adaptive,
         "precision": "float32",
         "segfocus": segfocus.__version__,
     }
@@ -110,11 +113,13 @@ def _predict_with(
 ) -> Callable[[int, np.ndarray], Prediction]:
     """(index, picture) -> prediction: of the picture, or of a refiner of its map."""
     from segfocus.data.maps import MapsDataset
+    from segfocus.inference.focus import check_focus
     from segfocus.inference.predictor import Predictor
     from segfocus.inference.refiner import MapRefiner
     from segfocus.methods.base import Refiner
 
     window, stride = evaluation.window, evaluation.stride
+    check_focus(loaded.model, evaluation.focus, evaluation.adaptive)
     if isinstance(loaded.model, Refiner):
         if not isinstance(dataset, MapsDataset):
             raise SegfocusError(
@@ -133,6 +138,8 @@ def _predict_with(
         stride=stride,
         scales=tuple(evaluation.scales),
         flip=evaluation.flip,
+        focus=evaluation.focus,
+        adaptive=evaluation.adaptive,
         device=device,
         max_pixels=data.max_pixels,
         initial=True,
@@ -144,9 +151,16 @@ class _Measurement:
     """The running scores of the predictions, and of the initial ones where the method has them."""
 
     def __init__(
-        self, classes: Classes, metrics: str | Sequence[str], distances: Sequence[int], kind: str | None
+        self,
+        classes: Classes,
+        metrics: str | Sequence[str],
+        distances: Sequence[int],
+        kind: str | None,
+        has_importance: bool,
     ) -> None:
-        self.suite = Suite(classes, metrics, distances, probabilities=True, baseline=kind is not None)
+        self.suite = Suite(
+            classes, metrics, distances, probabilities=True, baseline=kind is not None, importance=has_importance
+        )
         self.kind = kind
         self.before: Suite | None = None
         self.borrowing: Borrowing | None = None

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int64
-from torch import Tensor
+from torch import Tensor, nn
 
+from segfocus.inference.focus import focused
 from segfocus.methods.base import Refiner
 from segfocus.output import Output
-from segfocus.recipe import Recipe
+from segfocus.recipe import EvaluationConfig, Recipe
 
 if TYPE_CHECKING:
     from segfocus.methods.base import Method
@@ -46,7 +47,13 @@ def predict(
         how = {"window": evaluation.window, "stride": evaluation.stride, "shifts": evaluation.shifts}
         found = refined(model, batch["probabilities"], batch["image"], resize=recipe.data.resize, **how)
         return (found[:, 1] > 0.5).long() if found.shape[1] == 2 else found.argmax(1), None
-    image: Tensor = batch["image"]
+    with focused(model, evaluation.focus, evaluation.adaptive):
+        return _predict_pictures(model, batch["image"], evaluation)
+
+
+def _predict_pictures(
+    model: nn.Module, image: Tensor, evaluation: EvaluationConfig
+) -> tuple[Int64[Tensor, "batch height width"], Output | None]:
     if evaluation.window is None and list(evaluation.scales) == [1.0] and not evaluation.flip:
         output = model(image)
         return output.labels(), output

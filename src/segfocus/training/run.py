@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import os
 import time
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 
 from segfocus.errors import SegfocusError
 from segfocus.files import write_json, write_text
+from segfocus.inference.focus import check_focus
 from segfocus.recipe import Recipe, load_recipe
 from segfocus.training.checks import check, check_pictures, check_windows
 from segfocus.training.evaluation import evaluate as evaluate
 from segfocus.training.folders import create_folder, existing_run, follower_folder, new_folder, told
+from segfocus.training.start import start_from
 from segfocus.training.state import RESUME, Plan, Progress, load_state, make_plan
 from segfocus.training.surroundings import end_others, interruptible, own_process, surroundings
 
@@ -148,6 +151,9 @@ def _build_model(recipe: Recipe, num_classes: int, fetch: bool = True) -> Method
     weights = weights if isinstance(weights, list) else None
     model = build(recipe.model, num_classes, class_weights=weights, fetch=fetch)
     check_windows(recipe, model)
+    check_focus(model, recipe.evaluation.focus, recipe.evaluation.adaptive)
+    if fetch and recipe.model.start is not None:
+        logging.getLogger("segfocus").info(start_from(model, recipe.model.start))
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model

@@ -31,7 +31,7 @@ def evaluate(arguments: list[str]) -> None:
         "Scores a checkpoint at the pictures' own sizes. Data options and the way predictions are made default to "
         "those of the checkpoint's recipe.",
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .safetensors file of a run folder")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .safetensors file, or 'shipped'")
     parser.add_argument(
         "--split",
         metavar="NAME",

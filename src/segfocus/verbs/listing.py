@@ -55,7 +55,9 @@ def describe(arguments: list[str]) -> None:
         "The resolved recipe, parameters, GMAC (multiply-adds of one picture) and output maps. Nothing is fetched "
         "and no memory is used for weights.",
     )
-    parser.add_argument("what", metavar="RECIPE|CHECKPOINT", help="recipe name, YAML file or .safetensors file")
+    parser.add_argument(
+        "what", metavar="RECIPE|CHECKPOINT", help="recipe name, YAML file, .safetensors file or 'shipped'"
+    )
     parser.add_argument("--size", metavar="HxW", help="picture size [the recipe's crop, else 512x1024]")
     parser.add_argument(
         "--num-classes", type=int, metavar="N", help="2 or more, for the recipe's own; not with a checkpoint"

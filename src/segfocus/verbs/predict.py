@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import segfocus
 from segfocus.console import say
 from segfocus.errors import SegfocusError
 from segfocus.options import changed, parse, verb_parser
@@ -16,9 +15,8 @@ from segfocus.prediction_options import (
     one_of_each,
     pair,
 )
+from segfocus.shipped import NAME, checkpoint_path
 
-SHIPPED = "weights/fornet_lite_camvid.safetensors"
-"""inside the package: what `predict` uses when no checkpoint is named"""
 SAVES = ("labels", "color", "overlay", "probabilities")
 
 
@@ -28,7 +26,8 @@ def predict(arguments: list[str]) -> None:
         "predict",
         "[CHECKPOINT] PICTURES... [--out DIR] [--save labels,color,overlay,probabilities]",
         "Labels pictures and folders of pictures at their own sizes. A first argument that ends in .safetensors is "
-        "the checkpoint; without one the weights that come with the package are used.",
+        "the checkpoint; without one, or with the name 'shipped', the weights that come with the package are used "
+        "(street scenes, the 11 classes of CamVid, non-commercial use only).",
     )
     parser.add_argument("inputs", nargs="+", metavar="PICTURES", help="picture files or folders")
     parser.add_argument("--out", default="predictions", metavar="DIR", help="folder for the results [predictions]")
@@ -58,6 +57,8 @@ def predict(arguments: list[str]) -> None:
         stride=pair(how.stride),
         scales=tuple(how.scales),
         flip=how.flip,
+        focus=how.focus,
+        adaptive=how.adaptive,
         device=values.device,
         max_pixels=recipe.data.max_pixels,
     )
@@ -68,14 +69,9 @@ def predict(arguments: list[str]) -> None:
 
 
 def _checkpoint_and_pictures(inputs: list[str]) -> tuple[Path, list[str]]:
-    if Path(inputs[0]).suffix == ".safetensors":
+    named = checkpoint_path(inputs[0])
+    if named.suffix == ".safetensors":
         if len(inputs) == 1:
             raise SegfocusError(f"predict: expected pictures after the checkpoint {inputs[0]}, got none")
-        return Path(inputs[0]), inputs[1:]
-    shipped = Path(segfocus.__file__).parent / SHIPPED
-    if not shipped.is_file():
-        raise SegfocusError(
-            "predict: this version comes without weights; name a checkpoint first: "
-            "segfocus predict runs/NAME/best.safetensors PICTURES"
-        )
-    return shipped, inputs
+        return named, inputs[1:]
+    return checkpoint_path(NAME), inputs

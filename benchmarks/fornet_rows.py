@@ -1,0 +1,146 @@
+"""What FoR-Net's selection is worth: every selector and every K trained alike from one common checkpoint.
+
+python benchmarks/fornet_rows.py START --root CAMVID --runs FOLDER --steps N   -> results/fornet_rows.json
+    START: a network without focus (K = 0).  Each row adds its own selector, branches and residual, all new, and trains
+    everything for N steps; seeds 0, 1, 2.  A second call goes on where the first one was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import record
+
+SEEDS = (0, 1, 2)
+REFERENCE = "boundary, K = 25 %"
+ROWS: dict[str, dict[str, Any]] = {
+    REFERENCE: {},
+    "error, K = 25 %": {"selector": "error"},
+    "loss, K = 25 %": {"selector": "loss"},
+    "entropy, K = 25 %": {"selector": "entropy"},
+    "gradient, K = 25 %": {"selector": "gradient"},
+    "random, K = 25 %": {"selector": "random"},
+    "boundary, K = 10 %": {"ratio": 0.1},
+    "boundary, K = 50 %": {"ratio": 0.5},
+    "no focus, K = 0": {"ratio": 0.0},
+    "dense, K = 100 %": {"ratio": 1.0},
+    "dense, narrower: the MACs of K = 25 %": {"ratio": 1.0, "branches": [[1, 1], [3, 2]], "decoder_refine": 16},
+}
+LEAST = 0.45
+"""mIoU that the start must have on val for a row to count"""
+
+
+def score(path: Path, root: str, split: str = "val") -> Any:
+    """The suite of a checkpoint's predictions of a split."""
+    from segfocus.checkpoint import load
+    from segfocus.data import open_dataset
+    from segfocus.inference.predictor import Predictor
+    from segfocus.metrics.comparison import Comparison
+    from segfocus.metrics.suite import Suite
+
+    loaded = load(path)
+    loaded.recipe.data.root = root
+    predictor = Predictor(loaded)
+    dataset = open_dataset(loaded.recipe.data, split, classes=loaded.classes)
+    suite = Suite(loaded.classes, ["overlap", "regions", "intervals", "importance"], importance=True)
+    for index in range(len(dataset)):
+        picture, target = dataset.read(index)
+        found = predictor(picture)
+        name = dataset.pairs[index].name
+        suite.add(
+            Comparison(np.asarray(target), found.labels, suite.num_classes, importance=found.importance, name=name)
+        )
+    return suite
+
+
+def gmac(options: dict[str, Any]) -> float:
+    """Of a 360x480 picture, as it is run: only the selected blocks."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from segfocus.backbone import LiteBackbone
+    from segfocus.methods.fornet import FoRNet
+
+    network = FoRNet(LiteBackbone(), 11, **options).eval()
+    network.execution = "dense" if options.get("ratio") == 1.0 else "sparse"
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.rand(1, 3, 360, 480))
+    return round(counter.get_total_flops() / 2e9, 4)
+
+
+def kept(suite: Any) -> dict[str, Any]:
+    summary = suite.summary()
+    keys = ("miou", "boundary_iou", "per_class", "thickness", "trimap_iou", "importance")
+    return {key: summary[key] for key in keys if key in summary}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("start", type=Path)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=300)
+    arguments = parser.parse_args()
+    start = score(arguments.start, arguments.root).summary()["miou"]
+    if start < LEAST:
+        raise SystemExit(f"expected a start of at least {LEAST} mIoU on val, got {start:.3f}")
+    rows: dict[str, Any] = {}
+    for seed in SEEDS:
+        reference: Any = None
+        for name, options in ROWS.items():
+            folder = arguments.runs / f"row-{list(ROWS).index(name)}-{seed}"
+            settings = {
+                "data.root": arguments.root,
+                "model.start": arguments.start,
+                "model.options": json.dumps(options),
+                "training.seed": seed,
+                "training.steps": arguments.steps,
+                "training.validate_every": 1000,
+                "training.ema_decay": 0.99,
+                "training.precision": "bf16-mixed",
+                "optimizer.learning_rate": 0.001,
+                "optimizer.warmup_steps": 30,
+                "out": folder,
+            }
+            if not (folder / "scores.json").is_file():
+                command = [sys.executable, "-m", "segfocus", "train", "fornet-camvid", "--overwrite"]
+                command += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+                subprocess.run(command, check=True, capture_output=True)
+            suite = score(folder / "last.safetensors", arguments.root)
+            reference = suite if name == REFERENCE else reference
+            row = rows.setdefault(name, {"options": options, "gmac": gmac(options), "runs": []})
+            found = {"seed": seed, **kept(suite)}
+            if name != REFERENCE:
+                change = suite.difference(reference)
+                found["minus_reference"] = {key: change[key] for key in ("miou", "boundary_iou")}
+            row["runs"].append(found)
+            row["mean"], row["standard_deviation"] = spread(row["runs"])
+            print(seed, name, row["runs"][-1]["miou"], row["runs"][-1]["boundary_iou"], flush=True)
+            record(
+                "fornet_rows",
+                {"start_miou": start, "steps": arguments.steps, "reference": REFERENCE, "rows": rows},
+                seeds=[done for done in SEEDS if done <= seed],
+                note="fine-tuned from one common checkpoint without focus (the row's selector, branches and residual "
+                f"begin anew); {arguments.steps} steps of batch 8; CamVid train, scored on val (101 pictures), void "
+                "ignored, single scale, averaged weights of the last step; minus_reference: paired bootstrap over "
+                "pictures, 95 %; a short budget: compare rows, not with the literature",
+            )
+
+
+def spread(runs: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float | None]]:
+    """Mean and standard deviation over seeds."""
+    values = {"miou": [run["miou"] for run in runs]}
+    values |= {f"boundary_iou_{d}": [run["boundary_iou"][d] for run in runs] for d in ("1", "3", "5")}
+    mean = {key: round(statistics.mean(list_), 5) for key, list_ in values.items()}
+    return mean, {key: round(statistics.stdev(v), 5) if len(v) > 1 else None for key, v in values.items()}
+
+
+if __name__ == "__main__":
+    main()

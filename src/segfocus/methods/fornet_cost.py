@@ -1,0 +1,78 @@
+"""Whether computing in chosen blocks is faster than computing everywhere: measured, not guessed.
+
+Gathering and scattering cost time themselves, so beyond some share of the regions the dense way is faster; where,
+depends on the machine, the size and the network.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+UNMEASURED = 0.6
+"""break-even share where nothing is timed: under deterministic algorithms, and while gradients or operations are
+recorded"""
+_SHARES = (0.25, 1.0)
+_REPEATS = 3
+
+
+class BreakEven:
+    """The share of regions below which the sparse way is faster, timed once for each device, precision and size.
+
+    Sizes are told apart by powers of two of their cells.  Both ways give the same within rounding (1e-5).
+    """
+
+    def __init__(self) -> None:
+        self.shares: dict[tuple[str, torch.dtype, int, int], float] = {}
+        """(device, precision, threads, power of two of the cells) -> share in [0, 1]"""
+
+    def share(
+        self, like: torch.Tensor, cells: int, dense: Callable[[], object], sparse: Callable[[float], object]
+    ) -> float:
+        """
+        Args:
+            like: a tensor of the device and precision in question.
+            cells: of the grid, over all pictures.
+            dense: computes everywhere.
+            sparse: computes in that share of the regions.
+        """
+        recording = torch.is_grad_enabled() or _get_current_dispatch_mode() is not None  # FlopCounterMode, ...
+        if recording or torch.are_deterministic_algorithms_enabled():
+            return UNMEASURED
+        key = (str(like.device), like.dtype, torch.get_num_threads(), round(math.log2(cells)))
+        if key not in self.shares:
+            whole = _seconds(dense, like.device)
+            few, all_of_them = (_seconds(lambda share=share: sparse(share), like.device) for share in _SHARES)
+            self.shares[key] = break_even(whole, few, all_of_them)
+        return self.shares[key]
+
+
+def break_even(dense: float, few: float, all_of_them: float) -> float:
+    """Where the line through the sparse times at the shares 0.25 and 1 reaches the dense time, within [0, 1]."""
+    slope = (all_of_them - few) / (_SHARES[1] - _SHARES[0])
+    if slope <= 0:  # noise: no share costs more than another
+        return 1.0 if few < dense else 0.0
+    return min(1.0, max(0.0, _SHARES[0] + (dense - few) / slope))
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for _ in range(_REPEATS + 1):
+        _wait(device)
+        start = time.perf_counter()
+        call()
+        _wait(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,89 @@
+"""From importance to the regions that FoR-Net refines; see `segfocus.methods.fornet`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
+from torch.nn import functional
+
+from segfocus.ops.blocks import gather_blocks
+from segfocus.ops.resample import expand_blocks
+from segfocus.ops.selection import adaptive_masks, block_means, region_mask, straight_through, top_k
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which regions are refined; `mask` and `weight` on the cells of the padded picture's grid."""
+
+    mask: Bool[Tensor, "batch 1 rows columns"]
+    weight: Float[Tensor, "batch 1 rows columns"]
+    """what multiplies a refinement: exactly 0 outside the mask, and the way by which gradients reach the importance"""
+    chosen: Int[Tensor, " n"]
+    """flat block numbers, see `segfocus.ops.blocks`"""
+    grid: tuple[int, int]
+    """rows and columns of blocks, which cover the cells that touch the picture"""
+    block: int
+    """side of a block in cells"""
+
+
+def select_regions(
+    importance: Float[Tensor, "batch 1 rows columns"],
+    cells: tuple[int, int],
+    block: int,
+    ratios: Sequence[float],
+    adaptive: float | None,
+    gradient: str,
+) -> list[Selection]:
+    """One selection a ratio; equal ratios share one.
+
+    Args:
+        importance: on the grid of the padded picture.
+        cells: rows and columns that touch the picture itself.  The others are nobody's business: not selected.
+        block: side of a region in cells.
+        ratios: shares of the regions, in [0, 1].
+        adaptive: None, or the share of the importance that the fewest regions must hold; then ratios do not matter.
+        gradient: "straight-through", "gate" (mask times importance) or "none".
+    """
+    regions = block_means(importance[..., : cells[0], : cells[1]].detach(), block)
+    room = (0, importance.shape[-1] - cells[1], 0, importance.shape[-2] - cells[0])
+    grid = (regions.shape[-2], regions.shape[-1])
+
+    def selection(found: Tensor, chosen: Tensor) -> Selection:
+        mask = functional.pad(expand_blocks(found, block, cells), room)
+        return Selection(mask, _weight(mask, importance, gradient), chosen, grid, block)
+
+    if adaptive is not None:
+        found = adaptive_masks(regions, adaptive)
+        # a graph of fixed sizes holds no number that depends on the picture: there everything is computed
+        chosen = found.flatten()[:0].long() if shape_alone(found) else found.flatten().nonzero()[:, 0]
+        return [selection(found, chosen)] * len(ratios)
+    different = sorted(set(ratios))
+    first = torch.arange(regions.shape[0], device=regions.device)[:, None] * (grid[0] * grid[1])
+    selections = {
+        ratio: selection(region_mask(chosen, regions), (chosen + first).flatten())
+        for ratio, chosen in zip(different, top_k(regions, different), strict=True)
+    }
+    return [selections[ratio] for ratio in ratios]
+
+
+def shape_alone(tensor: Tensor) -> bool:
+    """Whether nothing can depend on its numbers: in a traced graph, or where it has none (`segfocus describe`)."""
+    return torch.compiler.is_compiling() or tensor.is_meta or is_fake(tensor)
+
+
+def _weight(mask: Tensor, importance: Tensor, gradient: str) -> Tensor:
+    if gradient == "straight-through":
+        return straight_through(mask, importance)
+    hard = mask.to(importance.dtype)
+    return hard * importance if gradient == "gate" else hard
+
+
+def block_weights(selection: Selection, factor: int) -> Float[Tensor, "n 1 side side"]:
+    """The weight of each cell of the chosen blocks, on a grid `factor` times as fine; 0 where a block stands over."""
+    weights = gather_blocks(selection.weight, selection.chosen, selection.block, 0, selection.grid)
+    return weights if factor == 1 else weights.repeat_interleave(factor, 2).repeat_interleave(factor, 3)

@@ -1,0 +1,16 @@
+"""The checkpoint that comes with the package, and the name that stands for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+NAME = "shipped"
+"""what may stand wherever a checkpoint file is expected"""
+FILE = "weights/fornet_lite_camvid.safetensors"
+"""inside the package; beside it its model card and its licence"""
+
+
+def checkpoint_path(name_or_file: str | Path) -> Path:
+    """The file of a checkpoint; 'shipped' is the package's own, unless something here is called so."""
+    path = Path(name_or_file)
+    return Path(__file__).parent / FILE if str(path) == NAME and not path.exists() else path
