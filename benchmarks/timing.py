@@ -8,11 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 
-def medians(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each call, interleaved, after two rounds that do not count."""
+def medians(calls: dict[str, Callable[[], Any]], repeats: int, in_a_row: int = 1) -> dict[str, float]:
+    """Median milliseconds of each call, interleaved, after two rounds that do not count.
+
+    `in_a_row`: calls of one kind before the next kind's turn, of which the last is timed: caches are then as in a loop.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(repeats + 2):
         for name, call in calls.items():
+            for _ in range(in_a_row - 1):
+                call()
             start = time.perf_counter()
             call()
             if repeat > 1:

@@ -110,9 +110,10 @@ def test_build_passes_backbone_options_on():
     assert network.class_weights.tolist() == [1.0, 2.0, 3.0]
 
 
-def test_standardizing_subtracts_the_mean_and_divides_by_the_deviation():
-    image = torch.rand(2, 3, 5, 7, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_standardizing_subtracts_the_mean_and_divides_by_the_deviation(layout):
+    image = torch.rand(2, 3, 5, 7, dtype=torch.float64).contiguous(memory_format=layout)
     mean, std = (torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     found = standardized(image, mean, std)
     torch.testing.assert_close(found, (image - mean) / std, rtol=0, atol=1e-14)
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert found.is_contiguous(memory_format=layout)

@@ -142,6 +142,7 @@ def test_ratio_zero_is_the_network_without_focus_and_one_is_dense():
         full = features + sum(branch(context) for branch in network.branches)
         joined = network.decoder.joined(full, fine, (24, 32))
         residual = network.decoder.refine_norm(network.decoder.refine(joined)).relu()
+        residual = network.decoder.refine_mix(residual)
         expected = network.decoder.classify(joined + residual)
     assert not off.selected.any()
     torch.testing.assert_close(off.logits, resized(base, (96, 128)), rtol=1e-4, atol=1e-4)

@@ -13,7 +13,9 @@ from tests.methods.fornets import both, build, multiply_adds, parts, pictures
 def test_work_grows_with_the_chosen_regions_alone_and_dense_work_never_changes(region):
     network, image = build(region=region), pictures(97, 161, batch=2)
     side = network.block
-    a_region = side**2 * sum(branch.kernel**2 for branch in network.branches) * 8 * 8 + (2 * side) ** 2 * 9 * 8 * 8
+    a_cell = sum(branch.kernel**2 for branch in network.branches) * 8 * 8
+    a_fine_cell = 9 * 8 * network.decoder.refine.out_channels + network.decoder.refine.out_channels * 8
+    a_region = side**2 * a_cell + (2 * side) ** 2 * a_fine_cell
     work, chosen, dense = [], [], []
     for ratio in (1e-6, 0.1, 0.25, 0.5, 0.75, 1.0):
         network.focus(ratio)
@@ -177,3 +179,12 @@ def test_nothing_is_timed_where_it_would_not_repeat_or_would_be_recorded():
             torch.use_deterministic_algorithms(False)
         with pytest.raises(AssertionError, match="timed"):
             measured.share(like, 100, never, never)
+
+
+@pytest.mark.parametrize("options", [{}, {"ratio": 0.9}, {"ratio": (0.1, 0.2, 0.3, 0.4)}, {"adaptive": 0.1}], ids=str)
+def test_without_numbers_the_work_is_counted_all_the_same(options):
+    network, image = build(**options), pictures(96, 160)
+    counted = multiply_adds(network.to("meta"), image.to("meta"))
+    network = build(**options)
+    network.execution = "dense" if "adaptive" in options else "auto"  # how many regions depends on the picture
+    assert counted == multiply_adds(network, image)

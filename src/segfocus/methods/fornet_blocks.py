@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segfocus.layers import ChannelLayerNorm, ConvNormAct
-from segfocus.methods.fornet_selection import Selection, block_weights
+from segfocus.methods.fornet_selection import Selection
 from segfocus.ops.blocks import add_blocks, gather_blocks, gather_taps
 from segfocus.ops.resample import resize
 
@@ -94,8 +94,7 @@ def sparse_branches(
             halo = max(branch.reach for branch in own)
             gathered = gather_blocks(context, selection.chosen, selection.block, halo, selection.grid)
             found = sum(branch.on_blocks(gathered, halo) for branch in own)
-        weights = block_weights(selection, 1).to(context.dtype)
-        features = add_blocks(features, selection.chosen, found * weights, selection.grid)
+        features = add_blocks(features, selection.chosen, selection.weighted(found), selection.grid)
     return features
 
 
@@ -130,11 +129,10 @@ class ResidualDecoder(nn.Module):
     def on_blocks(self, refined: Tensor, fine: Tensor, selection: Selection, size: tuple[int, int]) -> Tensor:
         """The same with the residual computed in the chosen blocks alone."""
         joined = self.joined(refined, fine, size)
-        factor = size[0] // selection.weight.shape[-2]
+        factor = size[0] // selection.mask.shape[-2]
         gathered = gather_blocks(joined, selection.chosen, factor * selection.block, 1, selection.grid)
         residual = self._finish(functional.conv2d(gathered, self.refine.weight))
-        residual = residual * block_weights(selection, factor).to(joined.dtype)
-        return add_blocks(joined, selection.chosen, residual, selection.grid)
+        return add_blocks(joined, selection.chosen, selection.weighted(residual), selection.grid)
 
     def _finish(self, found: Tensor) -> Tensor:
         return self.refine_mix(functional.relu(self.refine_norm(found)))

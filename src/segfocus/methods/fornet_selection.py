@@ -18,17 +18,38 @@ from segfocus.ops.selection import adaptive_masks, block_means, region_mask, str
 
 @dataclass(frozen=True)
 class Selection:
-    """Which regions are refined; `mask` and `weight` on the cells of the padded picture's grid."""
+    """Which regions are refined."""
 
     mask: Bool[Tensor, "batch 1 rows columns"]
-    weight: Float[Tensor, "batch 1 rows columns"]
-    """what multiplies a refinement: exactly 0 outside the mask, and the way by which gradients reach the importance"""
+    """on the cells of the padded picture's grid"""
+    importance: Float[Tensor, "batch 1 rows columns"]
+    """on the same grid"""
+    gradient: str
+    """how the selection learns: "straight-through", "gate" or "none" """
     chosen: Int[Tensor, " n"]
     """flat block numbers, see `segfocus.ops.blocks`"""
     grid: tuple[int, int]
     """rows and columns of blocks, which cover the cells that touch the picture"""
     block: int
     """side of a block in cells"""
+    fills: bool
+    """whether those are all cells of the grid: blocks then stand over nothing but its edge"""
+
+    @property
+    def weight(self) -> Float[Tensor, "batch 1 rows columns"]:
+        """What multiplies a refinement: exactly 0 outside the mask; gradients reach the importance through it."""
+        if self.gradient == "straight-through":
+            return straight_through(self.mask, self.importance)
+        hard = self.mask.to(self.importance.dtype)
+        return hard * self.importance if self.gradient == "gate" else hard
+
+    def weighted(self, found: Float[Tensor, "n channels side side"]) -> Float[Tensor, "n channels side side"]:
+        """What was computed in the chosen blocks, on this grid or a finer one, times the weight of its cells."""
+        if self.fills and self.gradient != "gate":
+            return found  # what stands over the edge is dropped in any case
+        weights = gather_blocks(self.weight, self.chosen, self.block, 0, self.grid).to(found.dtype)
+        factor = found.shape[-1] // self.block
+        return found * (weights if factor == 1 else weights.repeat_interleave(factor, 2).repeat_interleave(factor, 3))
 
 
 def select_regions(
@@ -52,10 +73,12 @@ def select_regions(
     regions = block_means(importance[..., : cells[0], : cells[1]].detach(), block)
     room = (0, importance.shape[-1] - cells[1], 0, importance.shape[-2] - cells[0])
     grid = (regions.shape[-2], regions.shape[-1])
+    # sizes of an exported graph are not compared: the answer would be fixed in it
+    fills = not torch.compiler.is_compiling() and tuple(importance.shape[-2:]) == tuple(cells)
 
     def selection(found: Tensor, chosen: Tensor) -> Selection:
         mask = functional.pad(expand_blocks(found, block, cells), room)
-        return Selection(mask, _weight(mask, importance, gradient), chosen, grid, block)
+        return Selection(mask, importance, gradient, chosen, grid, block, fills)
 
     if adaptive is not None:
         found = adaptive_masks(regions, adaptive)
@@ -74,16 +97,3 @@ def select_regions(
 def shape_alone(tensor: Tensor) -> bool:
     """Whether nothing can depend on its numbers: in a traced graph, or where it has none (`segfocus describe`)."""
     return torch.compiler.is_compiling() or tensor.is_meta or is_fake(tensor)
-
-
-def _weight(mask: Tensor, importance: Tensor, gradient: str) -> Tensor:
-    if gradient == "straight-through":
-        return straight_through(mask, importance)
-    hard = mask.to(importance.dtype)
-    return hard * importance if gradient == "gate" else hard
-
-
-def block_weights(selection: Selection, factor: int) -> Float[Tensor, "n 1 side side"]:
-    """The weight of each cell of the chosen blocks, on a grid `factor` times as fine; 0 where a block stands over."""
-    weights = gather_blocks(selection.weight, selection.chosen, selection.block, 0, selection.grid)
-    return weights if factor == 1 else weights.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
