@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -105,6 +105,8 @@ class FoRNet(Segmenter):
             selector that needs the auxiliary head where there is none.
     """
 
+    sums_before_norm: ClassVar = {"project_norm": ("project",)}  # see `segfocus.inference.fold`
+
     def __init__(
         self,
         backbone: Backbone,
@@ -152,7 +154,6 @@ class FoRNet(Segmenter):
         self.execution: Literal["auto", "sparse", "dense"] = "auto"
         self.break_even = BreakEven()
         outputs = logit_channels(num_classes)
-
         self.backbone = backbone
         coarse = [index for index, stride in enumerate(backbone.strides) if stride >= CELL]
         self.coarse = coarse if neck == "sum" else coarse[-1:]
@@ -168,8 +169,7 @@ class FoRNet(Segmenter):
             self.decoder = ConcatDecoder(channels, backbone.channels[0], decoder_channels, outputs)
         self.auxiliary = nn.Conv2d(channels, outputs, 1) if auxiliary_weight > 0 else None
         self._check_selector()
-        self.ratios: list[float] = []
-        """share of the regions that each branch refines"""
+        self.ratios: list[float] = []  # share of the regions that each branch refines
         self.adaptive: float | None = None
         self.focus(ratio, adaptive)
         if max(self.ratios) == 0 and adaptive is None:

@@ -5,6 +5,8 @@ Branches and the residual decoder's expensive part can compute on gathered block
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -104,6 +106,8 @@ class ResidualDecoder(nn.Module):
     The residual is as wide as `refine` says: where few regions pay for it, it may cost more than the rest.
     Gives the features that `classify` turns into logits.
     """
+
+    sums_before_norm: ClassVar = {"join.0": ("coarse", "fine")}  # see `segfocus.inference.fold`
 
     def __init__(self, channels: int, fine_channels: int, hidden: int, outputs: int, refine: int):
         super().__init__()

@@ -31,6 +31,9 @@ class BreakEven:
         self.shares: dict[tuple[str, torch.dtype, int, int], float] = {}
         """(device, precision, threads, power of two of the cells) -> share in [0, 1]"""
 
+    def __deepcopy__(self, memo: object) -> BreakEven:
+        return BreakEven()  # a copy may be changed before it is used
+
     def share(
         self, like: torch.Tensor, cells: int, dense: Callable[[], object], sparse: Callable[[float], object]
     ) -> float:
