@@ -34,11 +34,12 @@ def measure(size: tuple[int, int], block: int, repeats: int) -> dict[str, Any]:
     import torch
 
     from segfocus.backbone import LiteBackbone
+    from segfocus.inference.fold import fold_batch_norm
     from segfocus.methods.fornet import CELL, FoRNet
     from segfocus.methods.fornet_blocks import dense_branches, sparse_branches
 
     torch.manual_seed(0)
-    network = FoRNet(LiteBackbone(), 11, block=block).eval().to(memory_format=torch.channels_last)
+    network = fold_batch_norm(FoRNet(LiteBackbone(), 11, block=block)).to(memory_format=torch.channels_last)
     image = torch.rand(1, 3, *size).contiguous(memory_format=torch.channels_last)
     cells = (size[0] // CELL, size[1] // CELL)
     importance = torch.rand(1, 1, *cells)
@@ -109,7 +110,7 @@ def main() -> None:
             print(key, found[key], flush=True)
     note = (
         "branches: gather, four convolutions with LayerNorm, add back, against the same four computed everywhere; "
-        "network: the whole forward of lite FoR-Net, logits at the picture's size; K = 1 of 'sparse' still gathers and "
+        "network: the whole forward of lite FoR-Net, logits at the picture's size, BatchNorm folded as the Predictor does; K = 1 of 'sparse' still gathers and "
         f"adds back, 'auto' takes the dense way there. {arguments.note}"
     )
     record("fornet_sparse", {"sizes": found}, seeds=[0], note=note.strip())

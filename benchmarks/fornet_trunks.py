@@ -26,8 +26,8 @@ def plain(widths: tuple[int, ...], depths: tuple[int, ...]) -> dict[str, Any]:
 
 
 TRUNKS: dict[str, dict[str, Any]] = {
-    "lite (shipped)": plain((16, 32, 64, 128, 160), (1, 1, 2, 2)),
-    "nothing at stride 4": plain((32, 32, 64, 128, 160), (0, 2, 2, 2)),
+    "first lite": plain((16, 32, 64, 128, 160), (1, 1, 2, 2)),
+    "lite: nothing at stride 4": plain((32, 32, 64, 128, 160), (0, 2, 2, 2)),
     "more at stride 8": plain((16, 32, 64, 96, 128), (1, 3, 3, 2)),
     "more at stride 16": plain((16, 32, 64, 128, 128), (1, 2, 3, 1)),
     "wider early": plain((24, 48, 64, 128, 160), (1, 1, 2, 2)),
@@ -41,7 +41,8 @@ TRUNKS: dict[str, dict[str, Any]] = {
 NOTE = (
     f"one seed, {STEPS} steps of batch 8 each ({STEPS * 8 / 305:.0f} epochs of the 305 `fit` frames): a short budget, "
     "which favours small and shallow trunks; compare rows, not with the literature. holdout: the 62 frames of clip "
-    "0001TP; val: 101 frames of one clip. void ignored, single scale, averaged weights of the last step"
+    "0001TP; val: 101 frames of one clip. void ignored, single scale, averaged weights of the last step. Trained with the "
+    "first lite's head (residual of 32 channels); cost: random weights, K = 25 %, as network_cost.py says"
 )
 
 
@@ -87,14 +88,37 @@ def train(root: str, runs: Path) -> None:
         record("fornet_trunks", {"steps": STEPS, "trunks": rows}, seeds=[SEED], note=NOTE)
 
 
+def cost(repeats: int) -> None:
+    from segfocus.allocator import tune_allocator
+
+    tune_allocator()  # before the first large tensor
+    from network_cost import costs
+
+    from segfocus.backbone import build_backbone
+    from segfocus.methods.fornet import FoRNet
+
+    def network(trunk: dict[str, Any]) -> Any:
+        return FoRNet(build_backbone(trunk["backbone"], pretrained=False, options=trunk["options"]), 11)
+
+    rows = known()
+    builders = {name: lambda trunk=trunk: network(trunk) for name, trunk in TRUNKS.items()}
+    for size, found in costs(builders, repeats=repeats).items():
+        for name, measured in found["networks"].items():
+            rows.setdefault(name, dict(TRUNKS[name])).setdefault("cost", {})[size] = measured
+    record("fornet_trunks", {"steps": STEPS, "trunks": rows}, seeds=[SEED], note=NOTE)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["train", "cost"])
     parser.add_argument("--root")
     parser.add_argument("--runs", type=Path)
+    parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()
     if arguments.what == "train":
         train(arguments.root, arguments.runs)
+    else:
+        cost(arguments.repeats)
 
 
 if __name__ == "__main__":

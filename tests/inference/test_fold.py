@@ -71,8 +71,9 @@ def test_folding_changes_nothing_but_rounding(build):
     torch.testing.assert_close(again, exact, rtol=0, atol=1e-12 * size)
 
 
-def test_all_norms_of_our_light_base_are_folded():
-    assert norms(fold_batch_norm(light())) == 0
+@pytest.mark.parametrize("build", [lite, light])
+def test_all_norms_of_our_own_networks_are_folded(build):
+    assert norms(fold_batch_norm(build())) == 0
 
 
 def test_the_network_itself_stays_as_it_is():

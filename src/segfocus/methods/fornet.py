@@ -215,7 +215,7 @@ class FoRNet(Segmenter):
         for index, project in zip(self.coarse, self.project, strict=True):
             projected = enlarge(project(maps[index]), self.backbone.strides[index], CELL, grid)
             total = projected if total is None else total + projected
-        return functional.relu(self.project_norm(total))
+        return functional.relu(self.project_norm(total), inplace=True)
 
     def select(self, importance: Float[Tensor, "batch 1 rows columns"], cells: tuple[int, int]) -> list[Selection]:
         """M_i: the Top-K regions for each branch; see `select_regions`."""

@@ -47,7 +47,7 @@ class Branch(nn.Module):
     def forward(
         self, context: Float[Tensor, "batch channels rows columns"]
     ) -> Float[Tensor, "batch channels rows columns"]:
-        return functional.relu(self.norm(self.spatial(context)))
+        return functional.relu(self.norm(self.spatial(context)), inplace=True)
 
     def on_blocks(self, gathered: Float[Tensor, "n channels side side"], halo: int) -> Tensor:
         """Its result in gathered blocks: [n, channels, side - 2 * halo, side - 2 * halo]; halo >= reach."""
@@ -55,7 +55,7 @@ class Branch(nn.Module):
         end = gathered.shape[-1] - spare
         window = gathered[:, :, spare:end, spare:end]
         found = functional.conv2d(window, self.spatial.weight, dilation=self.dilation)
-        return functional.relu(self.norm(found))
+        return functional.relu(self.norm(found), inplace=True)
 
     def on_cells(
         self, context: Float[Tensor, "batch channels rows columns"], selection: Selection
@@ -63,7 +63,7 @@ class Branch(nn.Module):
         """Its result in single cells (blocks of one)."""
         taps = gather_taps(context, selection.chosen, self.kernel, self.dilation, selection.grid)
         kernels = self.spatial.weight.permute(2, 3, 1, 0).reshape(taps.shape[1], -1)
-        return functional.relu(self.norm((taps @ kernels)[:, :, None, None]))
+        return functional.relu(self.norm((taps @ kernels)[:, :, None, None]), inplace=True)
 
 
 def dense_branches(
@@ -139,7 +139,7 @@ class ResidualDecoder(nn.Module):
         return add_blocks(joined, selection.chosen, selection.weighted(residual), selection.grid)
 
     def _finish(self, found: Tensor) -> Tensor:
-        return self.refine_mix(functional.relu(self.refine_norm(found)))
+        return self.refine_mix(functional.relu(self.refine_norm(found), inplace=True))
 
 
 class ConcatDecoder(nn.Module):

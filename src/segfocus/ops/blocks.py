@@ -68,7 +68,8 @@ def add_blocks(
     values = values.to(torch.promote_types(maps.dtype, values.dtype))
     cells, rows, columns = _as_rows(maps.to(values.dtype), block, 0, grid)
     place = _places(chosen, block, block, 1, grid, (rows, columns))
-    added = cells.index_add(0, place.flatten(), values.permute(0, 2, 3, 1).reshape(-1, channels))
+    # in place: padding has made a copy
+    added = cells.index_add_(0, place.flatten(), values.permute(0, 2, 3, 1).reshape(-1, channels))
     return cut(added.view(batch, rows, columns, channels).permute(0, 3, 1, 2), (height, width))
 
 
