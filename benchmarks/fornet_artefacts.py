@@ -24,8 +24,12 @@ from tqdm import tqdm
 
 from segfocus.checkpoint import load
 from segfocus.data import open_dataset
+from segfocus.methods.fornet import FINE
 from segfocus.methods.fornet_selection import Selection
+from segfocus.metrics.comparison import Comparison
 from segfocus.metrics.regions import DISTANCE_EDGES, distance_bins
+from segfocus.metrics.scores import Counts
+from segfocus.ops.resample import enlarge
 
 SHARE = 0.25
 SHIFTS = range(1, 8)
@@ -51,12 +55,13 @@ def steps(logits: torch.Tensor, border: tuple[torch.Tensor, torch.Tensor]) -> tu
 
 
 @torch.inference_mode()
-def seams(network: Any, dataset: Any) -> dict[str, Any]:
+def seams(network: Any, dataset: Any, classes: Any) -> dict[str, Any]:
     ways = ("everything refined", "no focus", "mask on the output", "feathered mask", "mask on the input")
     found = {way: np.zeros(3) for way in ways}
+    scores = {way: Counts(classes.num_classes, (1, 3, 5), ()) for way in ways}
     select = network.select
     for index in tqdm(range(len(dataset)), "seams"):
-        picture, _ = dataset.read(index)
+        picture, target = dataset.read(index)
         image = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
         network.focus(SHARE)
         selected = network.maps(image).extras["selected"].float()
@@ -67,16 +72,19 @@ def seams(network: Any, dataset: Any) -> dict[str, Any]:
             network.mask_position = "input" if way == "mask on the input" else "output"
             if way == "feathered mask":
                 network.select = lambda importance, cells: [feathered(one) for one in select(importance, cells)]
-            logits = network.maps(image).logits[..., : fine.shape[-2], : fine.shape[-1]]
+            logits = network.maps(image).logits
             network.select = select
-            found[way] += steps(logits, border)
+            labels = enlarge(logits, FINE, 1, target.shape).argmax(1)[0].numpy().astype(np.uint8)
+            scores[way].add(Comparison(target, labels, classes.num_classes, name=dataset.pairs[index].name))
+            found[way] += steps(logits[..., : fine.shape[-2], : fine.shape[-1]], border)
     network.mask_position = "output"
     whole = found["everything refined"]
     return {
         way: {
-            "step_of_everything_refined": round(total / whole[0], 4),
-            "label_changes_share": round(changed / count, 4),
+            "step_of_everything_refined": round(float(total / whole[0]), 4),
+            "label_changes_share": round(float(changed / count), 4),
             "places": int(count),
+            **{key: scores[way].summary(classes)[key] for key in ("miou", "boundary_iou")},
         }
         for way, (total, changed, count) in found.items()
     }
@@ -97,7 +105,7 @@ def consistency(network: Any, dataset: Any) -> dict[str, float]:
                 inside = near[shift:, shift:]
                 agree = moved == still[shift:, shift:]
                 counts += (float((agree & inside).sum()), float(inside.sum()))
-    return {f"K = {share:g}": round(agree / total, 5) for share, (agree, total) in same.items()}
+    return {f"K = {share:g}": round(float(agree / total), 5) for share, (agree, total) in same.items()}
 
 
 def main() -> None:
@@ -111,7 +119,11 @@ def main() -> None:
     network.execution = "dense"
     loaded.recipe.data.root = arguments.root
     dataset = open_dataset(loaded.recipe.data, "val", classes=loaded.classes)
-    results = {"k": SHARE, "seams": seams(network, dataset), "consistency": consistency(network, dataset)}
+    results = {
+        "k": SHARE,
+        "seams": seams(network, dataset, loaded.classes),
+        "consistency": consistency(network, dataset),
+    }
     print(results)
     note = f"one trained network; CamVid val, seams of all 101 pictures, shifts of every fourth. {arguments.note}"
     record("fornet_artefacts", results, seeds=[0], note=note.strip())

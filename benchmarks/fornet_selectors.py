@@ -40,6 +40,8 @@ from segfocus.ops.resample import enlarge
 
 SEEDS = (0, 1, 2)
 SHARES = (0.05, 0.1, 0.25, 0.5)
+ADAPTIVE = (0.5, 0.7, 0.8, 0.9)
+"""shares of the importance"""
 LEARNED = tuple(name for name, kind in SELECTORS.items() if issubclass(kind, LearnedSelector))
 
 
@@ -92,6 +94,7 @@ def measure(network: Any, selectors: dict[str, Any], dataset: Any, classes: int)
     """Recall counts of each picture, and scores of the network for each selector and K."""
     counts: dict[str, dict[str, Any]] = {name: {} for name in selectors}
     tallies: dict[tuple[str, float], Counts] = {}
+    refined: dict[float, list[float]] = {}
     for index in tqdm(range(len(dataset)), "val"):
         picture, target = dataset.read(index)
         name, size = dataset.pairs[index].name, target.shape
@@ -114,11 +117,17 @@ def measure(network: Any, selectors: dict[str, Any], dataset: Any, classes: int)
                 network.focus(share)
                 labels = network(image, truth=truth).labels()[0].numpy().astype(np.uint8)
                 add(tallies, (kind, share), target, labels, classes, name)
+        network.selector = selectors["own"]
+        for share in ADAPTIVE:
+            network.focus(adaptive=share)
+            output = network(image)
+            refined.setdefault(share, []).append(float(output.selected.float().mean()))
+            add(tallies, ("adaptive", share), target, output.labels()[0].numpy().astype(np.uint8), classes, name)
         for share in (0.0, 1.0):
             network.focus(share)
             labels = network(image, truth=truth).labels()[0].numpy().astype(np.uint8)
             add(tallies, ("any", share), target, labels, classes, name)
-    return {"counts": counts, "tallies": tallies}
+    return {"counts": counts, "tallies": tallies, "refined": refined}
 
 
 def add(tallies: dict[Any, Counts], key: Any, target: Any, labels: Any, classes: int, name: str) -> None:
@@ -188,11 +197,20 @@ def main() -> None:
             },
         }
     ends = {f"{share:g}": found["tallies"]["any", share].summary(loaded.classes) for share in (0.0, 1.0)}
+    adaptive = {}
+    for share in ADAPTIVE:
+        scores, shares = found["tallies"]["adaptive", share].summary(loaded.classes), found["refined"][share]
+        adaptive[f"{share:g}"] = {
+            "miou": scores["miou"],
+            "boundary_iou": scores["boundary_iou"],
+            "refined": {"mean": statistics.mean(shares), "least": min(shares), "most": max(shares)},
+        }
     results = {
         "ratios": list(RATIOS),
         "shares": list(SHARES),
         "steps": arguments.steps,
         "no_focus": {"miou": ends["0"]["miou"], "boundary_iou": ends["0"]["boundary_iou"]},
+        "adaptive": adaptive,
         "everything": {"miou": ends["1"]["miou"], "boundary_iou": ends["1"]["boundary_iou"]},
         "selectors": rows,
     }

@@ -110,8 +110,9 @@ def main() -> None:
             print(key, found[key], flush=True)
     note = (
         "branches: gather, four convolutions with LayerNorm, add back, against the same four computed everywhere; "
-        "network: the whole forward of lite FoR-Net, logits at the picture's size, BatchNorm folded as the Predictor does; K = 1 of 'sparse' still gathers and "
-        f"adds back, 'auto' takes the dense way there. {arguments.note}"
+        "network: the whole forward of lite FoR-Net, logits at the picture's size, BatchNorm folded as the Predictor "
+        "does; K = 1 of 'sparse' still gathers and adds back, 'auto' takes the dense way there. "
+        f"{arguments.note}"
     )
     record("fornet_sparse", {"sizes": found}, seeds=[0], note=note.strip())
 

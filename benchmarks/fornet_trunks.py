@@ -41,8 +41,8 @@ TRUNKS: dict[str, dict[str, Any]] = {
 NOTE = (
     f"one seed, {STEPS} steps of batch 8 each ({STEPS * 8 / 305:.0f} epochs of the 305 `fit` frames): a short budget, "
     "which favours small and shallow trunks; compare rows, not with the literature. holdout: the 62 frames of clip "
-    "0001TP; val: 101 frames of one clip. void ignored, single scale, averaged weights of the last step. Trained with the "
-    "first lite's head (residual of 32 channels); cost: random weights, K = 25 %, as network_cost.py says"
+    "0001TP; val: 101 frames of one clip. void ignored, single scale, averaged weights of the last step. Trained with "
+    "the first lite's head (residual of 32 channels); cost: random weights, K = 25 %, as network_cost.py says"
 )
 
 
