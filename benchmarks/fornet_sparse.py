@@ -2,8 +2,8 @@
 
 python benchmarks/fornet_sparse.py   -> results/fornet_sparse.json
 
-All in one process, fp32, eager, batch 1, 2 threads, the package's allocator settings; the ways take turns of sixteen calls
-each, whose second half is timed.
+All in one process, fp32, eager, batch 1, 2 threads, the package's allocator settings; the ways take turns of sixteen
+calls each, whose second half is timed.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class FoRNet(Segmenter):
         dice_weight, selector_weight, auxiliary_weight: factors of the further loss terms, 0 switches one off.
 
     After training: `focus` sets another K; `selector` may be replaced by one that learns nothing; `execution` is
-    "auto" (only the selected blocks are computed where that is faster by a measurement), "sparse" or "dense".
+    "auto" (the selected blocks alone where a timing shows that to be faster; in graphs everything), "sparse" or "dense".
 
     Raises:
         ValueError: a ratio outside [0, 1], a wrong number of ratios or class weights, fewer than two classes, a
@@ -253,15 +253,15 @@ class FoRNet(Segmenter):
         return selections[self.ratios.index(max(self.ratios))]
 
     def _sparse(self, features: Tensor, fine: Tensor, selections: list[Selection]) -> bool:
-        """Whether to compute in the selected blocks alone; see `execution`."""
+        # whether to compute in the selected blocks alone; see `execution`
         check_choice("execution", self.execution, ("auto", "sparse", "dense"))
         if self.mask_position == "input" and self.execution == "sparse":
             raise ValueError("execution: expected auto or dense where the mask is on the input, got sparse; try dense")
         if self.training or self.mask_position == "input" or self.execution == "dense":
             return False
         if shape_alone(features):
-            # sizes of a graph may depend on the picture's size, but not on what is in it; nothing can be timed there
-            few = sum(self.ratios) / len(self.ratios) < UNMEASURED
+            # nothing can be timed; in ONNX Runtime computing everywhere was as fast at any K (fornet_speed.json)
+            few = sum(self.ratios) / len(self.ratios) < UNMEASURED and not torch.compiler.is_compiling()
             return self.adaptive is None and (few or self.execution == "sparse")
         if self.execution == "sparse":
             return True
