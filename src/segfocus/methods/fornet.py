@@ -98,7 +98,7 @@ class FoRNet(Segmenter):
         dice_weight, selector_weight, auxiliary_weight: factors of the further loss terms, 0 switches one off.
 
     After training: `focus` sets another K; `selector` may be replaced by one that learns nothing; `execution` is
-    "auto" (the selected blocks alone where a timing shows that to be faster; in graphs everything), "sparse" or "dense".
+    "auto" (the selected blocks alone where a timing shows that to be faster; in graphs all), "sparse" or "dense".
 
     Raises:
         ValueError: a ratio outside [0, 1], a wrong number of ratios or class weights, fewer than two classes, a

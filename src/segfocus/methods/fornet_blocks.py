@@ -5,6 +5,7 @@ Branches and the residual decoder's expensive part can compute on gathered block
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -91,11 +92,11 @@ def sparse_branches(
     for selection in dict(zip(map(id, selections), selections, strict=True)).values():
         own = [branch for branch, used in zip(branches, selections, strict=True) if used is selection]
         if selection.block == 1:
-            found = sum(branch.on_cells(context, selection) for branch in own)
+            found = reduce(torch.add, [branch.on_cells(context, selection) for branch in own])
         else:
             halo = max(branch.reach for branch in own)
             gathered = gather_blocks(context, selection.chosen, selection.block, halo, selection.grid)
-            found = sum(branch.on_blocks(gathered, halo) for branch in own)
+            found = reduce(torch.add, [branch.on_blocks(gathered, halo) for branch in own])
         features = add_blocks(features, selection.chosen, selection.weighted(found), selection.grid)
     return features
 
