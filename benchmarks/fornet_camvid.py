@@ -2,8 +2,6 @@
 
 python benchmarks/fornet_camvid.py curve RUN --root CAMVID                 -> results/fornet_camvid.json
     RUN: folder of `segfocus train fornet-camvid --data.root CAMVID`; its last weights are scored
-python benchmarks/fornet_camvid.py ratios RUN --root CAMVID                -> results/fornet_ratios.json
-    the trained network with another share K of regions refined, or with regions chosen by chance; no retraining
 python benchmarks/fornet_camvid.py focus --root CAMVID --runs FOLDER --minutes M   -> results/fornet_focus.json
     three networks trained for equal time: learned selection, random selection, none (K = 0); seeds 0, 1, 2
 """
@@ -73,27 +71,6 @@ def curve(run: Path, root: str, note: str) -> None:
         f"other work while this ran. {note}"
     )
     print(record("fornet_camvid", results, seeds=[0], note=note), results["val"]["miou"])
-
-
-def ratios(run: Path, root: str) -> None:
-    from segfocus.checkpoint import load
-    from segfocus.training.run import evaluate
-
-    loaded = load(run / "last.safetensors")
-    network: Any = loaded.model
-    data = loaded.recipe.data
-    data.root = root
-    branches, found = len(network.ratios), {}
-    for selection in ("learned", "random"):
-        for ratio in (0.0, 0.05, 0.1, 0.25, 0.5, 1.0):
-            if selection == "random" and ratio in (0.0, 1.0):
-                continue  # the same as learned
-            network.ratios, network.selection = [ratio] * branches, selection
-            scores = evaluate(loaded, data, "val")
-            found[f"{selection}, K = {ratio:g}"] = {"miou": scores["miou"], "boundary_iou": scores["boundary_iou"]}
-            print(selection, ratio, scores["miou"], scores["boundary_iou"], flush=True)
-    note = "one network, trained with learned selection at K = 0.25; K and selection changed at inference only"
-    record("fornet_ratios", {"val": found}, seeds=[0], note=note)
 
 
 def step_seconds() -> dict[str, float]:
@@ -201,7 +178,7 @@ def summarise(found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["curve", "ratios", "focus"])
+    parser.add_argument("what", choices=["curve", "focus"])
     parser.add_argument("run", nargs="?", type=Path)
     parser.add_argument("--root")
     parser.add_argument("--note", default="", help="what else must be known about the run")
@@ -210,8 +187,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "curve":
         curve(arguments.run, arguments.root, arguments.note)
-    elif arguments.what == "ratios":
-        ratios(arguments.run, arguments.root)
     else:
         focus(arguments.root, arguments.runs, arguments.minutes)
 
