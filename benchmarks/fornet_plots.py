@@ -62,7 +62,7 @@ def choice(results: dict[str, Any], figure: Figure) -> None:
     ends = [(0, results["no_focus"]), (100, results["everything"])]
     for panel, key in zip(axes, ("miou", "boundary_iou_3"), strict=True):
         first, last = (100 * (end["miou"] if key == "miou" else end["boundary_iou"]["3"]) for _, end in ends)
-        for name in ("own", "error", "entropy", "gradient", "random", "truth"):
+        for name in ("own", "loss", "error", "entropy", "gradient", "random", "truth"):
             values = [results["selectors"][name][key][share] for share in shares]
             middle = [100 * (value["mean"] if isinstance(value, dict) else value) for value in values]
             steps = [0, *(100 * float(share) for share in shares), 100]
