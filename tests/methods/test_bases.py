@@ -91,7 +91,7 @@ def test_plain_loss_is_cross_entropy_and_the_weighted_auxiliary():
         ("ligt", {}, r"model\.options\.base: unknown kind 'ligt'; did you mean light"),
         ("fornet", {"ration": 0.1}, r"model\.options\.base \(fornet\): unknown option 'ration'; did you mean ratio"),
         ("light", {"chanels": 8}, r"model\.options\.base \(light\): unknown option 'chanels'; did you mean channels"),
-        ("fornet", {"ratio": 3}, r"method plain: ratio: expected shares"),
+        ("fornet", {"ratio": 3}, r"method plain: ratio: expected a share"),
         ("fornet", {"dice_weight": 3}, r"model\.options\.base \(fornet\): unknown option 'dice_weight'"),
         ("smp", {}, r"\(smp\): expected architecture and encoder, got none; try '\{kind: smp, architecture: unet, enc"),
         ("smp", {"architecture": "unet"}, r"\(smp\): expected encoder, got none"),
