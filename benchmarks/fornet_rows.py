@@ -25,7 +25,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "error, K = 25 %": {"selector": "error"},
     "loss, K = 25 %": {"selector": "loss"},
     "entropy, K = 25 %": {"selector": "entropy"},
-    "gradient, K = 25 %": {"selector": "gradient"},
     "random, K = 25 %": {"selector": "random"},
     "boundary, K = 10 %": {"ratio": 0.1},
     "boundary, K = 50 %": {"ratio": 0.5},
@@ -94,7 +93,7 @@ def main() -> None:
     parser.add_argument("start", type=Path)
     parser.add_argument("--root", required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     arguments = parser.parse_args()
     start = score(arguments.start, arguments.root).summary()["miou"]
     if start < LEAST:
