@@ -75,8 +75,8 @@ class Selector(nn.Module, ABC):
         """Importance in [0, 1]."""
 
 
-class LearnedSelector(Selector):
-    """3x3 convolution, then one logit a cell: how hard the network will find it."""
+class ScoreHead(nn.Module):
+    """3x3 convolution, then one logit a cell."""
 
     def __init__(self, channels: int, hidden: int):
         super().__init__()
@@ -84,23 +84,32 @@ class LearnedSelector(Selector):
         self.score = nn.Conv2d(hidden, 1, 1)
 
     def logits(self, features: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch 1 rows columns"]:
-        """The logit of the importance."""
+        """The logit of the importance, float32."""
         # float32 even under autocast: half precision makes ties, and ties make the selection arbitrary;
         # written as a product and a sum because autocast would lower the precision of a convolution
         hidden = self.spatial(features).float()
         assert self.score.bias is not None
         return (hidden * self.score.weight.float()).sum(1, keepdim=True) + self.score.bias.float()
 
+
+class LearnedSelector(ScoreHead, Selector):
+    """How hard the network will find a cell, learned from a target."""
+
     def forward(self, evidence: Evidence) -> Float[Tensor, "batch 1 rows columns"]:
         return self.logits(evidence.features).sigmoid()
 
+    @abstractmethod
     def target(
         self,
         truth: Int[Tensor, "batch height width"],
         base_logits: Float[Tensor, "batch outputs rows columns"] | None,
     ) -> Target:
-        """What it is trained to say; without gradient."""
-        raise NotImplementedError("expected a selector with a target; try one of SELECTORS")
+        """What it is trained to say; without gradient.
+
+        Args:
+            truth: train ids, 255 = ignore.
+            base_logits: of the prediction without focus, on the cells that touch the picture.
+        """
 
 
 class BoundarySelector(LearnedSelector):

@@ -34,7 +34,7 @@ from segfocus.losses import boundary_cross_entropy, cross_entropy, soft_dice
 from segfocus.methods.base import Base, BaseMaps, Refiner, check_count, check_number
 from segfocus.methods.base_logits import LEAST, base_logits
 from segfocus.methods.fornet_blocks import Branch, Context
-from segfocus.methods.fornet_selectors import LearnedSelector
+from segfocus.methods.fornet_selectors import ScoreHead
 from segfocus.methods.ovenet import OVeNet
 from segfocus.ops.resample import ceil_div, cell_means, enlarge, expand_blocks, resize
 from segfocus.ops.selection import block_means, straight_through, top_k_masks
@@ -211,7 +211,7 @@ class FocusRefiner(_PictureRefiner):
         self.num_classes, self.ratio, self.block, self.grid = num_classes, float(ratio), block, lcm(COARSEST, block)
         self.dice_weight, self.selector_weight = dice_weight, selector_weight
         self.trunk = MapAndPicture(num_classes, fine=fine, width=width)
-        self.selector = LearnedSelector(width, 32)
+        self.selector = ScoreHead(width, 32)
         self.context = Context(width)
         self.branches = nn.ModuleList(Branch(width, kernel, dilation, "layer") for kernel, dilation in branches)
         self.narrow = nn.Conv2d(width, fine, 1)
