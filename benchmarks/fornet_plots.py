@@ -103,8 +103,8 @@ def curves(results: dict[str, Any], figure: Figure) -> None:
     for panel, key in zip(axes, ("val_miou", "val_boundary_iou_3"), strict=True):
         for name, row in results["rows"].items():
             points = row["curve"]
-            share = [60 * point["step"] / row["steps"] for point in points]
-            panel.plot(share, [100 * point[key] for point in points], label=name, lw=1.4)
+            minutes = [point["step"] / row["steps_per_minute"] for point in points]
+            panel.plot(minutes, [100 * point[key] for point in points], label=name, lw=1.4)
         label(panel, "minutes of the budget", {"val_miou": "val mIoU, %"}.get(key, "val Boundary IoU 3 px, %"))
     axes[0].legend(fontsize=7, frameon=False)
 
