@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: threads of their own would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if os.environ.get("SEGFOCUS_TYPE_HOOK", "1") != "0":
     from jaxtyping import install_import_hook
 
