@@ -1,8 +1,9 @@
 """What FoR-Net's selection is worth: every selector and every K trained alike from one common checkpoint.
 
 python benchmarks/fornet_rows.py START --root CAMVID --runs FOLDER --steps N   -> results/fornet_rows.json
-    START: a network without focus (K = 0).  Each row adds its own selector, branches and residual, all new, and trains
-    everything for N steps; seeds 0, 1, 2.  A second call goes on where the first one was stopped.
+    START: a network trained without focus (K = 0): its branches and its residual never learned, its selector did (to
+    find boundaries).  Each row trains everything for N steps; seeds 0, 1, 2.  A second call goes on where the first one
+    was stopped.
 """
 
 from __future__ import annotations
@@ -134,8 +135,9 @@ def main() -> None:
                 "fornet_rows",
                 {"start_miou": start, "steps": arguments.steps, "reference": REFERENCE, "rows": rows},
                 seeds=[done for done in SEEDS if done <= seed],
-                note="fine-tuned from one common checkpoint without focus (the row's selector, branches and residual "
-                f"begin anew); {arguments.steps} steps of batch 8; CamVid train, scored on val (101 pictures), void "
+                note="fine-tuned from one common checkpoint without focus (branches and residual are untrained in it; "
+                "learned selectors begin as its boundary selector; the narrower residual begins at random); "
+                f"{arguments.steps} steps of batch 8; CamVid train, scored on val (101 pictures), void "
                 "ignored, single scale, averaged weights of the last step; minus_reference: paired bootstrap over "
                 "pictures, 95 %; a short budget: compare rows, not with the literature",
             )
