@@ -4,6 +4,8 @@ python benchmarks/fornet_rows.py START --root CAMVID --runs FOLDER --steps N   -
     START: a network trained without focus (K = 0): its branches and its residual never learned, its selector did (to
     find boundaries).  Each row trains everything for N steps; seeds 0, 1, 2.  A second call goes on where the first one
     was stopped.
+python benchmarks/fornet_rows.py shipped --rows "boundary, K = 25 %" "no focus, K = 0" ... --result fornet_unlearn ...
+    The other way round: what a network trained with focus loses for good when it goes on without it.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ LEAST = 0.45
 """mIoU that the start must have on val for a row to count"""
 
 
-def score(path: Path, root: str, split: str = "val") -> Any:
+def score(path: str | Path, root: str, split: str = "val") -> Any:
     """The suite of a checkpoint's predictions of a split."""
     from segfocus.checkpoint import load
     from segfocus.data import open_dataset
@@ -91,10 +93,13 @@ def kept(suite: Any) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("start", type=Path)
+    parser.add_argument("start")
     parser.add_argument("--root", required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--learning-rate", type=float, default=0.001)
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="which, the reference first")
+    parser.add_argument("--result", default="fornet_rows")
     arguments = parser.parse_args()
     start = score(arguments.start, arguments.root).summary()["miou"]
     if start < LEAST:
@@ -102,7 +107,8 @@ def main() -> None:
     rows: dict[str, Any] = {}
     for seed in SEEDS:
         reference: Any = None
-        for name, options in ROWS.items():
+        for name in arguments.rows:
+            options = ROWS[name]
             folder = arguments.runs / f"row-{list(ROWS).index(name)}-{seed}"
             settings = {
                 "data.root": arguments.root,
@@ -113,7 +119,7 @@ def main() -> None:
                 "training.validate_every": 1000,
                 "training.ema_decay": 0.99,
                 "training.precision": "bf16-mixed",
-                "optimizer.learning_rate": 0.001,
+                "optimizer.learning_rate": arguments.learning_rate,
                 "optimizer.warmup_steps": 30,
                 "out": folder,
             }
@@ -132,14 +138,15 @@ def main() -> None:
             row["mean"], row["standard_deviation"] = spread(row["runs"])
             print(seed, name, found["miou"], found["boundary_iou"], found["thin_recall"], flush=True)
             record(
-                "fornet_rows",
+                arguments.result,
                 {"start_miou": start, "steps": arguments.steps, "reference": REFERENCE, "rows": rows},
                 seeds=[done for done in SEEDS if done <= seed],
-                note="fine-tuned from one common checkpoint without focus (branches and residual are untrained in it; "
-                "learned selectors begin as its boundary selector; the narrower residual begins at random); "
-                f"{arguments.steps} steps of batch 8; CamVid train, scored on val (101 pictures), void "
-                "ignored, single scale, averaged weights of the last step; minus_reference: paired bootstrap over "
-                "pictures, 95 %; a short budget: compare rows, not with the literature",
+                note="fine-tuned from one common checkpoint (in one trained without focus, branches and residual are "
+                "as at the beginning; learned selectors begin as its boundary selector; the narrower residual begins "
+                f"at random); {arguments.steps} steps of batch 8, learning rate {arguments.learning_rate}; CamVid "
+                "train, scored on val (101 pictures), void ignored, single scale, averaged weights of the last step; "
+                "minus_reference: paired bootstrap over pictures, 95 %; a short budget: compare rows, not with the "
+                "literature",
             )
 
 
