@@ -94,8 +94,8 @@ def rows(results: dict[str, Any], figure: Figure) -> None:
             mean, spread = 100 * row["mean"][key], 100 * (row["standard_deviation"][key] or 0)
             panel.errorbar(mean, place, xerr=spread, fmt="o", color="#0b6e4f" if place == 0 else "#3a5fcd", capsize=3)
         panel.set_yticks(range(len(names)), names, fontsize=7)
-        panel.invert_yaxis()
         label(panel, {"miou": "mIoU, %", "boundary_iou_3": "Boundary IoU 3 px, %"}[key], "")
+    axes[0].invert_yaxis()  # of both: they share it
 
 
 def curves(results: dict[str, Any], figure: Figure) -> None:
