@@ -15,6 +15,7 @@ from segfocus import allocator, shipped
 from segfocus.checkpoint import load, read_metadata
 from segfocus.data import open_dataset
 from segfocus.data.known import load_classes
+from segfocus.errors import SegfocusError
 from segfocus.methods.bases import build_base
 from segfocus.recipe import DataConfig, ModelConfig
 from tests.test_cli import refused, run
@@ -107,3 +108,12 @@ def test_packages_hold_weights_card_and_licence():
     ignored = (root / ".gitignore").read_text(encoding="utf-8")
     assert "safetensors" not in ignored
     assert "weights" not in ignored
+
+
+def test_a_folder_of_that_name_is_not_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shipped").mkdir()
+    assert read_metadata("shipped").recipe.data.name == "camvid"
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(SegfocusError, match=r"got folder.safetensors, which is a folder; try best.safetensors in it"):
+        read_metadata("folder.safetensors")

@@ -150,7 +150,8 @@ def read_metadata(path: str | Path) -> Metadata:
     """
     path = checkpoint_path(path)
     if not path.is_file():
-        raise SegfocusError(f"checkpoint: expected a .safetensors file, got {path}, which does not exist")
+        what = "is a folder; try best.safetensors in it" if path.is_dir() else "does not exist"
+        raise SegfocusError(f"checkpoint: expected a .safetensors file, got {path}, which {what}")
     described = _header(path).get("__metadata__", {}).get(_KEY)
     if described is None:
         raise SegfocusError(

@@ -11,6 +11,11 @@ FILE = "weights/fornet_lite_camvid.safetensors"
 
 
 def checkpoint_path(name_or_file: str | Path) -> Path:
-    """The file of a checkpoint; 'shipped' is the package's own, unless something here is called so."""
+    """The file of a checkpoint; 'shipped' is the package's own, unless a file here is called so."""
     path = Path(name_or_file)
-    return Path(__file__).parent / FILE if str(path) == NAME and not path.exists() else path
+    return package_checkpoint() if str(path) == NAME and not path.is_file() else path
+
+
+def package_checkpoint() -> Path:
+    """The file of the checkpoint that comes with the package."""
+    return Path(__file__).parent / FILE

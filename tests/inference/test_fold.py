@@ -134,6 +134,11 @@ class Twice(nn.Module):
         return self.second(self.first(x))
 
 
+def twice_in_one_sequence() -> nn.Module:
+    convolution = nn.Conv2d(3, 3, 1)
+    return nn.Sequential(convolution, nn.BatchNorm2d(3), nn.ReLU(), convolution, nn.BatchNorm2d(3))
+
+
 class Through(nn.Sequential):
     """Hands out more than its last map."""
 
@@ -173,6 +178,7 @@ def not_declared() -> nn.Module:
     "build",
     [
         Twice,
+        twice_in_one_sequence,
         lambda: Through(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)),
         with_hook,
         standardised,

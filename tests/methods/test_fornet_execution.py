@@ -188,3 +188,17 @@ def test_without_numbers_the_work_is_counted_all_the_same(options):
     network = build(**options)
     network.execution = "dense" if "adaptive" in options else "auto"  # how many regions depends on the picture
     assert counted == multiply_adds(network, image)
+
+
+def test_the_importance_learns_the_same_in_evaluation_mode():
+    """Layers that are not trained along (frozen BatchNorm) change nothing about the gradient of the selection."""
+    found = []
+    for execution in ("auto", "sparse", "dense"):
+        network = build(ratio=0.25)
+        network.execution = execution
+        output = network(pictures(64, 64))
+        output.logits.square().mean().backward()
+        found.append(network.selector.score.weight.grad)
+    assert found[2].abs().max() > 0
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[2])

@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy.stats import entropy
 
+from segfocus.backbone import LiteBackbone
 from segfocus.errors import SegfocusError
+from segfocus.methods.fornet import FoRNet
 from segfocus.methods.fornet_selectors import (
     SELECTORS,
     EntropySelector,
@@ -312,3 +314,17 @@ def test_importance_that_is_no_number_is_refused(value):
     network.selector.score.weight.data.fill_(value)
     with pytest.raises(SegfocusError, match="importance: expected finite numbers, got NaN or infinity; try"):
         network(pictures(16, 16))
+
+
+def test_entropy_teaches_the_head_that_it_reads_nothing():
+    network = build(selector="entropy").train()
+    network(pictures(64, 64)).logits.square().mean().backward()
+    assert network.auxiliary.weight.grad is None
+    assert network.branches[1].spatial.weight.grad.abs().max() > 0
+
+
+def test_a_backbone_without_coarse_maps_is_refused():
+    backbone = LiteBackbone()
+    backbone.strides = (4,)
+    with pytest.raises(ValueError, match=r"backbone: expected a map of stride 8 or more, got \(4,\); try deeper maps"):
+        FoRNet(backbone, 4)

@@ -40,7 +40,7 @@ def fold_batch_norm(model: Network) -> Network:
         model: stays as it is.
     """
     folded = copy.deepcopy(model).eval()
-    uses = Counter(id(child) for parent in folded.modules() for child in parent.children())
+    uses = Counter(id(child) for parent in folded.modules() for child in parent._modules.values() if child is not None)
     for parent in list(folded.modules()):
         if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
             for before, norm in pairwise(parent._modules):

@@ -99,6 +99,7 @@ class FoRNet(Segmenter):
 
     After training: `focus` sets another K; `selector` may be replaced by one that learns nothing; `execution` is
     "auto" (the selected blocks alone where a timing shows that to be faster; in graphs all), "sparse" or "dense".
+    Where the selection is to learn, in evaluation mode too, everything is computed: its gradient needs all regions.
 
     Raises:
         ValueError: a ratio outside [0, 1], a wrong number of ratios or class weights, fewer than two classes, a
@@ -156,6 +157,10 @@ class FoRNet(Segmenter):
         outputs = logit_channels(num_classes)
         self.backbone = backbone
         coarse = [index for index, stride in enumerate(backbone.strides) if stride >= CELL]
+        if not coarse:
+            raise ValueError(
+                f"backbone: expected a map of stride {CELL} or more, got {backbone.strides}; try deeper maps"
+            )
         self.coarse = coarse if neck == "sum" else coarse[-1:]
         self.project = nn.ModuleList(nn.Conv2d(backbone.channels[i], channels, 1, bias=False) for i in self.coarse)
         self.project_norm = nn.BatchNorm2d(channels)
@@ -221,8 +226,8 @@ class FoRNet(Segmenter):
         """M_i: the Top-K regions for each branch; see `select_regions`."""
         if not (self.training or shape_alone(importance) or bool(importance.isfinite().all())):
             raise SegfocusError(
-                "importance: expected finite numbers, got NaN or infinity; try another checkpoint: the weights of this "
-                "one are no numbers"
+                "importance: expected finite numbers, got NaN or infinity; try other pictures or another checkpoint: "
+                "the pixels of this one or the weights of the network are no numbers"
             )
         return select_regions(importance, cells, self.block, self.ratios, self.adaptive, self.gradient)
 
@@ -259,6 +264,8 @@ class FoRNet(Segmenter):
             raise ValueError("execution: expected auto or dense where the mask is on the input, got sparse; try dense")
         if self.training or self.mask_position == "input" or self.execution == "dense":
             return False
+        if torch.is_grad_enabled() and features.requires_grad and self.gradient != "none":
+            return False  # what is not selected has its share in the gradient of the importance
         if shape_alone(features):
             # nothing can be timed; in ONNX Runtime computing everywhere was as fast at any K (fornet_speed.json)
             few = sum(self.ratios) / len(self.ratios) < UNMEASURED and not torch.compiler.is_compiling()

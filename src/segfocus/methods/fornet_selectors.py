@@ -159,7 +159,7 @@ class EntropySelector(Selector):
 
     def forward(self, evidence: Evidence) -> Float[Tensor, "batch 1 rows columns"]:
         assert evidence.base_logits is not None
-        found = probabilities(evidence.base_logits)
+        found = probabilities(evidence.base_logits.detach())  # learns nothing, and teaches the auxiliary head nothing
         entropy = -(found * found.clamp(min=1e-9).log()).sum(1, keepdim=True)
         return (entropy / math.log(found.shape[1])).clamp(0, 1)
 

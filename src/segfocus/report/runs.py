@@ -94,8 +94,9 @@ def _made(how: Mapping[str, Any], evaluation: EvaluationConfig) -> dict[str, str
     way = "whole pictures" if evaluation.window is None else f"windows of {'x'.join(map(str, evaluation.window))}"
     way += f", scales {', '.join(f'{scale:g}' for scale in evaluation.scales)}"
     way += ", averaged with the mirrored picture" if evaluation.flip else ""
-    way += "" if evaluation.focus is None else f", {evaluation.focus:.0%} of the regions refined"
-    way += "" if evaluation.adaptive is None else f", regions refined that hold {evaluation.adaptive:.0%} of importance"
+    way += "" if evaluation.focus is None else f", {100 * evaluation.focus:g} % of the regions refined"
+    if evaluation.adaptive is not None:
+        way += f", regions refined that hold {100 * evaluation.adaptive:g} % of importance"
     rows = {
         "checkpoint": how["checkpoint"],
         "recipe": how["recipe"],

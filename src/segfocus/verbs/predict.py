@@ -15,7 +15,7 @@ from segfocus.prediction_options import (
     one_of_each,
     pair,
 )
-from segfocus.shipped import NAME, checkpoint_path
+from segfocus.shipped import checkpoint_path, package_checkpoint
 
 SAVES = ("labels", "color", "overlay", "probabilities")
 
@@ -74,4 +74,4 @@ def _checkpoint_and_pictures(inputs: list[str]) -> tuple[Path, list[str]]:
         if len(inputs) == 1:
             raise SegfocusError(f"predict: expected pictures after the checkpoint {inputs[0]}, got none")
         return named, inputs[1:]
-    return checkpoint_path(NAME), inputs
+    return package_checkpoint(), inputs
