@@ -1,5 +1,7 @@
 """How much FoR-Net refines: chosen for a prediction, put back afterwards, refused where there is no FoR-Net."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -94,8 +96,20 @@ def test_validation_while_training_focuses_as_the_recipe_says():
 
 
 def test_settings_tell_it():
-    settings = [Predictor(network(), device="cpu", **how).settings() for how in ({}, {"focus": 0.5}, {"adaptive": 0.5})]
-    assert [(item["focus"], item["adaptive"]) for item in settings] == [(None, None), (0.5, None), (None, 0.5)]
+    """Also what was set in the network: weights alone do not say what is refined."""
+    networks = [
+        network(),
+        network(block=8),
+        network(region="cell"),
+        network(selector="entropy"),
+        network(ratio=0.5),
+        network(adaptive=0.5),
+    ]
+    settings = [Predictor(net, device="cpu").settings()["focus"] for net in networks]
+    assert len({str(found) for found in settings}) == len(networks)
+    assert json.dumps(settings)
+    for how, same in (({"focus": 0.5}, 4), ({"adaptive": 0.5}, 5)):
+        assert Predictor(network(), device="cpu", **how).settings()["focus"] == settings[same]
 
 
 @pytest.mark.parametrize(

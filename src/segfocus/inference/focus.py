@@ -35,20 +35,30 @@ def check_focus(model: nn.Module | None, focus: float | None, adaptive: float | 
         )
 
 
-@contextlib.contextmanager
-def focused(model: nn.Module, focus: float | None = None, adaptive: float | None = None) -> Iterator[None]:
+def set_focus(model: nn.Module, focus: float | None, adaptive: float | None) -> None:
     """Every FoR-Net in `model` refines the share `focus` of the regions, or the fewest that hold the share `adaptive`
-    of a picture's importance; at the end of the block as before.
+    of a picture's importance; with neither, nothing changes.
 
     Raises:
         SegfocusError: see `check_focus`.
     """
     check_focus(model, focus, adaptive)
-    networks = _networks(model) if (focus, adaptive) != (None, None) else []
-    before = [(network, list(network.ratios), network.adaptive) for network in networks]
-    try:
-        for network in networks:
+    if (focus, adaptive) != (None, None):
+        for network in _networks(model):
             network.focus(ratio=focus, adaptive=adaptive)
+
+
+def focus_settings(model: nn.Module) -> list[str]:
+    """What decides the refined regions besides the weights, in words: one a FoR-Net in `model`."""
+    return [f"{network.extra_repr()}, {type(network.selector).__name__}" for network in _networks(model)]
+
+
+@contextlib.contextmanager
+def focused(model: nn.Module, focus: float | None = None, adaptive: float | None = None) -> Iterator[None]:
+    """`set_focus`; at the end of the block everything is as before."""
+    before = [(network, list(network.ratios), network.adaptive) for network in _networks(model)]
+    try:
+        set_focus(model, focus, adaptive)
         yield
     finally:
         for network, ratios, share in before:

@@ -19,7 +19,7 @@ from segfocus.data.classes import Classes
 from segfocus.data.pictures import read_picture
 from segfocus.errors import SegfocusError
 from segfocus.inference.augment import check_scales, test_time_augmentation
-from segfocus.inference.focus import check_focus, focused
+from segfocus.inference.focus import focus_settings, set_focus
 from segfocus.inference.fold import fold_batch_norm
 from segfocus.inference.prediction import Prediction
 from segfocus.inference.sliding import check_window, sliding_window
@@ -110,7 +110,6 @@ class Predictor:
         self.window, self.stride = (None, None) if window is None else check_window(window, stride)
         self.scales = check_scales(scales)
         self.flip = flip
-        self.focus, self.adaptive = focus, adaptive
         self.initial = initial
         self.device = choose_device(device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -126,9 +125,9 @@ class Predictor:
                 f"expected a network that sees pictures, got {type(model).__name__}, which refines probability maps; "
                 "try segfocus refine apply"
             )
-        check_focus(model, focus, adaptive)
         model = (model if mine else copy.deepcopy(model)).eval().to(device=self.device, dtype=torch.float32)
         self._digest = weights_digest(model)  # of the weights as they are stored, whether folded or not
+        set_focus(model, focus, adaptive)
         self.model = fold_batch_norm(model) if fold else model
         self.model.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
         self.classes = classes
@@ -187,8 +186,7 @@ class Predictor:
 
         @torch.inference_mode()
         def look_from(row: int, column: int) -> np.ndarray | None:
-            with focused(self.model, self.focus, self.adaptive):
-                found = self.model.attention(self._image(pixels), row, column)
+            found = self.model.attention(self._image(pixels), row, column)
             return None if found is None else found.float().cpu().contiguous().numpy()
 
         return look_from
@@ -221,8 +219,7 @@ class Predictor:
             assert self.window is not None
             return sliding_window(lambda part: both(self.model(part)), view, self.window, self.stride)
 
-        with focused(self.model, self.focus, self.adaptive):
-            found = test_time_augmentation(windows if self.window else whole, image, self.scales, self.flip)
+        found = test_time_augmentation(windows if self.window else whole, image, self.scales, self.flip)
         if found.shape[1] > classes:
             hints = hints._replace(initial=found[:, classes:], initial_kind=kind)
         return found[:, :classes], hints
@@ -235,8 +232,7 @@ class Predictor:
             "stride": self.stride and list(self.stride),
             "scales": list(self.scales),
             "flip": self.flip,
-            "focus": self.focus,
-            "adaptive": self.adaptive,
+            "focus": focus_settings(self.model),
         }
 
     def _read(self, picture: str | Path | np.ndarray | Image.Image) -> UInt8[np.ndarray, "height width 3"]:

@@ -214,6 +214,10 @@ class FoRNet(Segmenter):
             check_share("adaptive", adaptive, "of the importance")
         self.ratios, self.adaptive = ratios, adaptive
 
+    def extra_repr(self) -> str:
+        how = f"ratios={self.ratios}" if self.adaptive is None else f"adaptive={self.adaptive}"
+        return f"{how}, block={self.block}, mask_position={self.mask_position}, gradient={self.gradient}"
+
     def features(self, maps: Sequence[Tensor], grid: tuple[int, int]) -> Float[Tensor, "batch channels rows columns"]:
         """F: the coarse maps, projected, resized to the grid and summed."""
         total = None
