@@ -3,8 +3,10 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest
 
 from segfocus.ops.resample import expand_blocks
 from segfocus.ops.selection import (
@@ -158,6 +160,20 @@ def test_straight_through_is_exactly_the_mask_and_passes_the_gradient_everywhere
 
 
 def test_random_scores_repeat_outside_training_and_vary_within():
-    like = torch.zeros(1, 1, 4, 4)
+    like = torch.zeros(2, 1, 4, 4)
     assert torch.equal(random_scores(like, training=False), random_scores(like, training=False))
+    assert torch.equal(random_scores(like, training=False)[:1], random_scores(like[:1], training=False))
     assert not torch.equal(random_scores(like, training=True), random_scores(like, training=True))
+
+
+@pytest.mark.parametrize("size", [(45, 60), (64, 128), (33, 7)])
+def test_random_scores_look_like_chance(size):
+    scores = random_scores(torch.zeros(1, 1, *size), training=False)[0, 0].double().numpy()
+    assert kstest(scores.ravel(), "uniform").pvalue > 0.01
+    count = scores.size
+    for first, second in (
+        (scores[1:], scores[:-1]),
+        (scores[:, 1:], scores[:, :-1]),
+        (scores[1:, 1:], scores[:-1, :-1]),
+    ):
+        assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 3 / count**0.5
