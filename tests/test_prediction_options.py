@@ -81,6 +81,14 @@ def test_one_of_focus_and_adaptive_decides():
             changes("--focus", text)
 
 
+def test_an_adaptive_share_of_nothing_and_two_shares_are_refused_as_they_were_typed():
+    with pytest.raises(SegfocusError, match=r"^--adaptive: expected a share above 0, up to 1, .*, got '0'"):
+        changes("--adaptive", "0")
+    with pytest.raises(SegfocusError, match=r"^expected one of --focus and --adaptive, got both; try"):
+        changes("--focus", "0.1", "--adaptive", "0.9")
+    assert changes("--focus", "none", "--adaptive", "0.9") == {"focus": None, "adaptive": 0.9}
+
+
 def test_focus_changes_what_is_scored_and_is_recorded(capsys, folder, tmp_path):
     scores = scores_of(capsys, folder, tmp_path, "--focus", "0.1", "--window", "none", "--no-flip")
     assert (scores["how"]["focus"], scores["how"]["adaptive"]) == (0.1, None)

@@ -52,12 +52,13 @@ def evaluation_changes(values: Namespace) -> dict[str, Any]:
         raise SegfocusError("expected one of --flip and --no-flip, got both")
     if values.flip or values.no_flip:
         changes["flip"] = values.flip
-    for name, other in (("focus", "adaptive"), ("adaptive", "focus")):
-        given = values.get(name)
-        if given is not None:
-            changes[name] = None if given == "none" else share(given, f"--{name}")
-            if values.get(other) is None:
-                changes[other] = None  # the recipe's: one of the two decides
+    given = {name: values.get(name) for name in ("focus", "adaptive") if values.get(name) is not None}
+    for name, text in given.items():
+        changes[name] = None if text == "none" else share(text, f"--{name}", least_is_zero=name == "focus")
+    if len(given) == 1:
+        changes[next(name for name in ("focus", "adaptive") if name not in given)] = None  # one of the two decides
+    elif given and "none" not in given.values():
+        raise SegfocusError("expected one of --focus and --adaptive, got both; try one of them")
     if values.get("boundary_distances") is not None:
         changes["boundary_distances"] = numbers(values.boundary_distances, "--boundary-distances", int)
     return changes
@@ -74,14 +75,15 @@ def numbers(text: str, option: str, kind: type) -> list[Any]:
     return found
 
 
-def share(text: str, option: str) -> float:
-    """A number from 0 to 1 of a text like 0.25."""
+def share(text: str, option: str, least_is_zero: bool = True) -> float:
+    """A number from 0 (or above 0) to 1 of a text like 0.25."""
     try:
         found = float(text)
     except ValueError:
         found = math.nan
-    if not 0 <= found <= 1:
-        raise SegfocusError(f"{option}: expected a share from 0 to 1, for example 0.25, got '{text}'")
+    if not 0 <= found <= 1 or (found == 0 and not least_is_zero):
+        low = "from 0" if least_is_zero else "above 0, up"
+        raise SegfocusError(f"{option}: expected a share {low} to 1, for example 0.25, got '{text}'")
     return found
 
 

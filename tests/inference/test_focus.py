@@ -133,6 +133,14 @@ def test_shares_that_cannot_be_are_refused_also_before_a_training(focus, adaptiv
         check(recipe)
 
 
+def test_a_network_that_was_trained_without_focus_cannot_be_focused(picture):
+    net = network(ratio=0.0)
+    assert not Predictor(net, focus=0.0, device="cpu")(picture).selected.any()
+    for how in ({"focus": 0.5}, {"adaptive": 0.5}):
+        with pytest.raises(SegfocusError, match="a FoR-Net that was trained with a ratio above 0, got one of ratio 0"):
+            Predictor(net, device="cpu", **how)
+
+
 def test_a_network_without_fornet_is_refused():
     check_focus(ByBrightness(), None, None)
     for how in ({"focus": 0.5}, {"adaptive": 0.5}):

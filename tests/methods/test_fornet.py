@@ -1,12 +1,16 @@
 """FoR-Net: the contract on the lite and the released network, and what the paper and its released model fix."""
 
+import copy
 import json
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
 from segfocus.backbone import LiteBackbone, build_backbone
+from segfocus.errors import SegfocusError
+from segfocus.inference.predictor import Predictor
 from segfocus.losses import cross_entropy, soft_dice
 from segfocus.methods.base import check_choice
 from segfocus.methods.fornet import CELL, RELEASED, FoRNet
@@ -175,6 +179,48 @@ def test_without_focus_what_is_idle_does_not_train():
     assert not any(parameter.requires_grad for parameter in network.branches.parameters())
 
 
+def test_a_branch_of_ratio_zero_takes_no_part():
+    """Its weights neither learn nor matter, in each way of computing, and cannot be switched on later."""
+    image, target = scene(70, 90)
+    for position in ("output", "input"):
+        network = build(ratio=(0.25, 0.0, 0.5, 0.0), mask_position=position).train()
+        sum(network.loss(network(image), target).values()).backward()
+        for name, parameter in network.named_parameters():
+            assert (parameter.grad is not None) == parameter.requires_grad, name
+            assert parameter.requires_grad == (not name.startswith(("branches.1", "branches.3"))), name
+        other = copy.deepcopy(network.eval())
+        for index in (1, 3):
+            other.branches[index].spatial.weight.data.normal_()
+        for execution in ("dense", "sparse") if position == "output" else ("dense",):
+            network.execution = other.execution = execution
+            with torch.no_grad():
+                assert torch.equal(network(image).logits, other(image).logits)
+        with torch.no_grad():
+            for each in (network, other):
+                each.focus(adaptive=0.5)
+            assert torch.equal(network(image).logits, other(image).logits)
+        network.focus(0.75)
+        assert network.ratios == [0.75, 0.0, 0.75, 0.0]
+        with pytest.raises(ValueError, match="ratio: expected 0 of branches that were built with ratio 0"):
+            network.focus((0.25, 0.25, 0.25, 0.25))
+
+
+def test_a_network_built_without_focus_cannot_be_focused():
+    network = build(ratio=0.0)
+    network.focus(0)
+    for arguments, words in (((0.25,), "ratio: expected 0 of"), ((None, 0.5), "adaptive: expected a network that was")):
+        with pytest.raises(ValueError, match=words):
+            network.focus(*arguments)
+
+
+@pytest.mark.parametrize("options", [{"gradient": "none"}, {"ratio": 0.0}], ids=str)
+def test_a_selector_that_nothing_teaches_is_frozen(options):
+    network = build(selector_weight=0.0, **options).train()
+    assert not any(parameter.requires_grad for parameter in network.selector.parameters())
+    assert all(parameter.requires_grad for parameter in build(**options).selector.parameters())
+    assert all(parameter.requires_grad for parameter in build(selector_weight=0.0).selector.parameters())
+
+
 def test_nested_ratios_give_nested_masks():
     network = build(ratio=(0.1, 0.2, 0.3, 0.4), region="cell")
     image = torch.rand(2, 3, 70, 81)
@@ -244,11 +290,50 @@ def test_loss_terms_are_what_they_are_named():
         ({"adaptive": 1.5}, "adaptive: expected a share of the importance"),
         ({"block": 0}, "block: expected a whole number from 1, got 0"),
         ({"branches": [(2, 1)]}, "odd kernels"),
+        ({"branches": []}, r"branches: expected one .kernel, dilation. or more, got \[\]; try"),
+        ({"branches": [(3, 0)]}, "branches: dilation: expected a whole number from 1, got 0"),
+        ({"channels": 2}, "channels: expected 4 or more, got 2"),
+        ({"channels": -1}, "channels: expected a whole number from 1, got -1"),
+        ({"selector_channels": 0}, "selector_channels: expected a whole number"),
+        ({"decoder_channels": 0}, "decoder_channels: expected a whole number"),
+        ({"decoder_refine": 0}, "decoder_refine: expected a whole number"),
+        ({"dice_weight": -1.0}, "dice_weight: expected a number from 0, got -1.0"),
+        ({"selector_weight": float("nan")}, "selector_weight: expected a number"),
+        ({"adaptive": 0}, "adaptive: expected a share of the importance above 0, got 0; try 0.9, or ratio 0"),
+        ({"ratio": True}, "ratio: expected a share of the regions in .0, 1., got True"),
     ],
 )
 def test_wrong_options_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         FoRNet(LiteBackbone(), 4, **options)
+
+
+def assert_kinds_of_options_are_told_apart() -> None:
+    """Run by `tests.unchecked`, as annotations are not checked where the package is used."""
+    for options, words in (
+        ({"branches": [3]}, r"branches: expected .kernel, dilation. of each, got 3; try"),
+        ({"branches": 3}, r"branches: expected one .kernel, dilation. or more, got 3; try"),
+        ({"auxiliary_weight": "much"}, "auxiliary_weight: expected a number"),
+        ({"ratio": None, "adaptive": 0.5}, "ratio: expected a share of the regions in .0, 1., got None; try 0.25"),
+        ({"ratio": "0.5"}, "ratio: expected a share of the regions in .0, 1., got '0.5'"),
+        ({"adaptive": "0.5"}, "adaptive: expected a share of the importance in .0, 1., got '0.5'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            build(**options)
+    for focus, adaptive, words in (
+        ("0.5", None, "evaluation.focus: expected .* got '0.5'"),
+        ([0.5], None, r"evaluation.focus: expected .* got \[0.5\]"),
+        (None, True, "evaluation.adaptive: expected .* got True"),
+    ):
+        with pytest.raises(SegfocusError, match=words):
+            Predictor(build(), focus=focus, adaptive=adaptive)
+    assert build(ratio=np.float32(0.25)).ratios == [0.25] * 4
+    assert build(ratio=np.array([0.25, 0.5, 0.5, 1.0])).ratios == [0.25, 0.5, 0.5, 1.0]
+
+
+def test_kinds_of_options_are_told_apart(unchecked):
+    failure = unchecked.failure("tests.methods.test_fornet:assert_kinds_of_options_are_told_apart")
+    assert not failure, failure
 
 
 def test_wrong_choices_are_refused():

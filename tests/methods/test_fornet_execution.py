@@ -81,12 +81,40 @@ def test_auto_is_sparse_below_the_break_even_share(share, expected, ways, monkey
     assert ways == [expected, False, True]
 
 
-def test_auto_counts_each_branch(ways, monkeypatch):
-    monkeypatch.setattr(BreakEven, "share", lambda *arguments: 0.3)
+def test_auto_times_nested_selections_as_nested(monkeypatch):
+    """Half of the regions in one branch and less in the others is another program than half in all."""
+    asked, timed = [], []
+
+    def share(self, like, cells, dense, sparse, parts):
+        asked.append(parts)
+        sparse(0.25)
+        return 0.6
+
+    original = FoRNet.refine
+
+    def spy(self, features, selections, sparse):
+        timed.append([len(selection.chosen) for selection in selections])
+        return original(self, features, selections, sparse)
+
+    monkeypatch.setattr(BreakEven, "share", share)
+    monkeypatch.setattr(FoRNet, "refine", spy)
+    network = build(ratio=(0.125, 0.25, 0.25, 0.5))
     with torch.no_grad():
-        build(ratio=(0.0, 0.25, 0.25, 0.5))(pictures(128, 128))  # a quarter on average
-        build(ratio=(0.0, 0.25, 0.5, 0.5))(pictures(128, 128))
-    assert ways == [True, False]
+        network(pictures(128, 128))  # 16 regions
+        network.focus(0.5)
+        network(pictures(128, 128, batch=2))
+    assert asked == [(0.2, 0.5, 0.5, 1.0), (1.0,) * 4]
+    assert timed == [[1, 2, 2, 4], [2, 4, 4, 8], [8] * 4, [16] * 4]
+
+
+def test_where_no_region_is_chosen_nothing_is_timed(ways, monkeypatch):
+    monkeypatch.setattr(BreakEven, "share", never)
+    network = build(adaptive=0.5)
+    network.selector.score.weight.data.zero_()
+    network.selector.score.bias.data.fill_(-200.0)  # an importance of 0
+    with torch.no_grad():
+        assert not network(pictures(64, 64)).selected.any()
+    assert ways == [True]
 
 
 def test_auto_measures_both_ways_as_they_are(ways):

@@ -1,6 +1,7 @@
 """FoR-Net as an ONNX file: blocks are chosen and computed there as here, at any size."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -21,12 +22,12 @@ class _WithRegions(nn.Module):
         return output.logits, output.importance, output.selected
 
 
-def assert_onnx_gives_the_same(path: str) -> None:
-    """Run by `tests.unchecked`."""
+def assert_onnx_gives_the_same(path: str, adaptive: str) -> None:
+    """Run by `tests.unchecked`; `adaptive`: a share, or nothing."""
     import onnxruntime
 
     torch.manual_seed(0)
-    network = FoRNet(LiteBackbone(), 5, ratio=0.25).eval()
+    network = FoRNet(LiteBackbone(), 5, ratio=0.25, adaptive=float(adaptive) if adaptive else None).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.2, 0.2)
@@ -50,7 +51,8 @@ def assert_onnx_gives_the_same(path: str) -> None:
         assert (logits.argmax(1) == output.labels().numpy()).mean() > 0.999
 
 
-def test_onnx_gives_the_same_logits_and_regions_at_any_size(tmp_path, unchecked):
+@pytest.mark.parametrize("adaptive", ["", "0.5"])
+def test_onnx_gives_the_same_logits_and_regions_at_any_size(adaptive, tmp_path, unchecked):
     function = "tests.methods.test_fornet_export:assert_onnx_gives_the_same"
-    failure = unchecked.failure(function, tmp_path / "fornet.onnx")
+    failure = unchecked.failure(function, tmp_path / "fornet.onnx", adaptive)
     assert not failure, failure

@@ -70,6 +70,11 @@ def test_what_is_no_start_is_refused_in_one_line(tmp_path):
         str(tmp_path / "foreign.safetensors"): "written by segfocus",
         saved(tmp_path, 2, config=refiner): "a threshnet on .*, none of whose weights .* of this FoRNet; try none",
     }
+    broken = network(9, seed=1)
+    broken.decoder.classify.bias.data[3] = float("nan")
+    path = tmp_path / "broken.safetensors"
+    checkpoint.save(path, broken, Recipe(model=CONFIG), Classes.of([f"class_{number}" for number in range(9)]))
+    found[str(path)] = "expected finite weights, got NaN or infinity in decoder.classify.bias of .*; try"
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for path, words in found.items():
         with pytest.raises(SegfocusError, match=f"^model.start: .*{words}") as caught:

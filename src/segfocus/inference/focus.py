@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import numbers
 from collections.abc import Iterator
 
 from torch import nn
@@ -19,19 +19,28 @@ def check_focus(model: nn.Module | None, focus: float | None, adaptive: float | 
         model: None where it is not built yet; then the numbers alone are looked at.
 
     Raises:
-        SegfocusError: shares outside their ranges, both given, or a network without FoR-Net in it.
+        SegfocusError: shares outside their ranges, both given, a network without FoR-Net in it or with one that was
+            trained without focus.
     """
-    if focus is not None and not (math.isfinite(focus) and 0 <= focus <= 1):
-        raise SegfocusError(f"evaluation.focus: expected a share of the regions in [0, 1], got {focus}; try 0.25")
-    if adaptive is not None and not (math.isfinite(adaptive) and 0 < adaptive <= 1):
+    if focus is not None and not (_number(focus) and 0 <= focus <= 1):
+        raise SegfocusError(f"evaluation.focus: expected a share of the regions in [0, 1], got {focus!r}; try 0.25")
+    if adaptive is not None and not (_number(adaptive) and 0 < adaptive <= 1):
         raise SegfocusError(
-            f"evaluation.adaptive: expected a share of the importance above 0, at most 1, got {adaptive}; try 0.9"
+            f"evaluation.adaptive: expected a share of the importance above 0, at most 1, got {adaptive!r}; try 0.9"
         )
     if focus is not None and adaptive is not None:
         raise SegfocusError(f"expected one of focus and adaptive, got both ({focus}, {adaptive}); try one of them")
-    if model is not None and (focus, adaptive) != (None, None) and not _networks(model):
+    if model is None or (focus, adaptive) == (None, None):
+        return
+    networks = _networks(model)
+    if not networks:
         raise SegfocusError(
             f"focus, adaptive: expected a network with FoR-Net in it, got {type(model).__name__}; try neither of them"
+        )
+    if focus != 0 and not all(any(network.trained) for network in networks):
+        raise SegfocusError(
+            "focus, adaptive: expected a FoR-Net that was trained with a ratio above 0, got one of ratio 0, whose "
+            "branches have learned nothing; try neither of them, or another network"
         )
 
 
@@ -63,6 +72,10 @@ def focused(model: nn.Module, focus: float | None = None, adaptive: float | None
     finally:
         for network, ratios, share in before:
             network.ratios, network.adaptive = ratios, share
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _networks(model: nn.Module) -> list[FoRNet]:

@@ -16,8 +16,8 @@ Where this differs (`FoRNet()` is our lite network; `FoRNet.released(...)` keeps
 * The mask is on the branches' OUTPUT, F + M * sum B_i(F_ctx): outside the selected regions features stay
   bit-identical and the branches need computing only inside.  Released: B_i(F_ctx * M_i), which leaks by the
   kernel's reach and saves nothing.
-* A region is a block of cells (released: one cell), so that skipping it is worth something; it is skipped: after
-  training only the selected blocks are computed (gather with a halo, convolve, add back), for the same result.
+* A region is a block of cells (released: one cell), so that skipping it is worth something; it is skipped: in
+  evaluation mode only the selected blocks are computed (gather with a halo, convolve, add back), for the same result.
 * At least one region is refined where K > 0; K may also follow the importance (`adaptive`).
 * Branches end in a LayerNorm over channels (released: BatchNorm), the same function in training and evaluation.
 * The decoder is cheap and dense (1x1 convolutions), plus a 3x3 residual in the selected regions only.
@@ -27,7 +27,6 @@ Where this differs (`FoRNet()` is our lite network; `FoRNet.released(...)` keeps
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -39,7 +38,7 @@ from segfocus.backbone import Backbone
 from segfocus.data.classes import IGNORE
 from segfocus.errors import SegfocusError
 from segfocus.losses import boundary_cross_entropy, cross_entropy, ohem_cross_entropy, soft_dice
-from segfocus.methods.base import BaseMaps, Segmenter, check_choice, check_class_weights, check_count
+from segfocus.methods.base import BaseMaps, Segmenter, check_choice, check_class_weights
 from segfocus.methods.fornet_blocks import (
     Branch,
     ConcatDecoder,
@@ -49,29 +48,22 @@ from segfocus.methods.fornet_blocks import (
     sparse_branches,
 )
 from segfocus.methods.fornet_cost import UNMEASURED, BreakEven
+from segfocus.methods.fornet_options import (
+    RELEASED,
+    branch_ratios,
+    check_adaptive,
+    check_branches,
+    check_choices,
+    check_sizes,
+    check_weights,
+)
 from segfocus.methods.fornet_selection import Selection, select_regions, shape_alone
 from segfocus.methods.fornet_selectors import CELL, SELECTORS, BoundarySelector, Evidence, LearnedSelector
 from segfocus.ops.resample import ceil_div, cell_labels, enlarge
-from segfocus.ops.selection import check_share
 from segfocus.output import Output, logit_channels
 
 FINE = 4
 """stride of the decoder; stride 4 also where the backbone's finest map is coarser (vision transformers)"""
-
-RELEASED: dict[str, Any] = {
-    "channels": 256,
-    "neck": "deepest",
-    "ratio": (0.1, 0.2, 0.3, 0.4),
-    "region": "cell",
-    "branches": ((1, 1), (3, 1), (5, 1), (7, 16)),
-    "branch_norm": "batch",
-    "mask_position": "input",
-    "selector_channels": 128,
-    "decoder": "concat",
-    "decoder_channels": 256,
-    "auxiliary_weight": 0.0,
-}
-"""options of the released network, on `build_backbone("resnet101", output_stride=8)`"""
 
 
 class FoRNet(Segmenter):
@@ -84,6 +76,7 @@ class FoRNet(Segmenter):
         neck: "sum": F sums a projection of every map of stride 8 and coarser; "deepest": of the last map only.
         ratio: share K of the regions that is refined, in [0, 1]; or one ratio a branch (nested masks).
             0 switches focus off, 1 refines everything, what lies between refines at least one region.
+            A branch of ratio 0 takes no part: it learns nothing, and `focus` cannot switch it on later.
         adaptive: None, or the share in (0, 1] of a picture's importance that the refined regions must hold: the fewest
             that do are refined, and `ratio` does not matter.
         region: "block" of `block` x `block` cells, or "cell".
@@ -97,12 +90,13 @@ class FoRNet(Segmenter):
         ohem: use online hard example mining instead of the plain cross-entropy.
         dice_weight, selector_weight, auxiliary_weight: factors of the further loss terms, 0 switches one off.
 
-    After training: `focus` sets another K; `selector` may be replaced by one that learns nothing; `execution` is
-    "auto" (the selected blocks alone where a timing shows that to be faster; in graphs all), "sparse" or "dense".
-    Where the selection is to learn, in evaluation mode too, everything is computed: its gradient needs all regions.
+    Of a trained network `focus` sets another K, and `selector` may be replaced by one that learns nothing.  In
+    evaluation mode `execution` decides: "auto" (the selected blocks alone where a timing shows that to be faster; in
+    graphs all), "sparse" or "dense".  Where the selection is to learn everything is computed in that mode too: its
+    gradient needs all regions.
 
     Raises:
-        ValueError: a ratio outside [0, 1], a wrong number of ratios or class weights, fewer than two classes, a
+        ValueError: an option out of its range, a wrong number of ratios or class weights, fewer than two classes, a
             selector that needs the auxiliary head where there is none.
     """
 
@@ -135,18 +129,12 @@ class FoRNet(Segmenter):
         auxiliary_weight: float = 0.4,
     ):
         super().__init__()
-        check_choice("neck", neck, ("sum", "deepest"))
-        check_choice("region", region, ("block", "cell"))
-        check_choice("branch_norm", branch_norm, ("layer", "batch"))
-        check_choice("mask_position", mask_position, ("output", "input"))
-        check_choice("gradient", gradient, ("straight-through", "gate", "none"))
-        check_choice("selector", selector, tuple(name for name, kind in SELECTORS.items() if not kind.reads_truth))
-        check_choice("decoder", decoder, ("residual", "concat"))
+        check_choices(neck=neck, region=region, branch_norm=branch_norm, decoder=decoder, selector=selector)
+        check_choices(mask_position=mask_position, gradient=gradient)
         check_class_weights(class_weights, num_classes)
-        check_count("block", block, 4)
-        for kernel, dilation in branches:
-            if kernel < 1 or kernel % 2 == 0 or dilation < 1:
-                raise ValueError(f"branches: expected odd kernels and dilations from 1, got ({kernel}, {dilation})")
+        check_sizes(channels, block, selector_channels, decoder_channels, decoder_refine)
+        check_branches(branches)
+        check_weights(dice_weight, selector_weight, auxiliary_weight)
         self.num_classes = num_classes
         self.block = block if region == "block" else 1
         self.mask_position, self.gradient = mask_position, gradient
@@ -174,19 +162,28 @@ class FoRNet(Segmenter):
             self.decoder = ConcatDecoder(channels, backbone.channels[0], decoder_channels, outputs)
         self.auxiliary = nn.Conv2d(channels, outputs, 1) if auxiliary_weight > 0 else None
         self._check_selector()
-        self.ratios: list[float] = []  # share of the regions that each branch refines
+        self.ratios = branch_ratios(ratio, [True] * len(branches))
+        """share of the regions that each branch refines"""
+        self.trained = [adaptive is not None or value > 0 for value in self.ratios]
+        """of each branch, whether it takes part in training"""
         self.adaptive: float | None = None
         self.focus(ratio, adaptive)
-        if max(self.ratios) == 0 and adaptive is None:
-            # never used: without this, processes that train together would wait for gradients that never come
-            idle = [self.context, *self.branches]
-            if isinstance(self.decoder, ResidualDecoder):
-                idle += [self.decoder.refine, self.decoder.refine_norm, self.decoder.refine_mix]
-            for module in idle:
-                module.requires_grad_(False)
+        self._freeze_what_is_idle()
         self.class_weights: Tensor | None
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
+
+    def _freeze_what_is_idle(self) -> None:
+        # processes that train together would wait for its gradients, which never come
+        idle: list[nn.Module] = [branch for branch, used in zip(self.branches, self.trained, strict=True) if not used]
+        if not any(self.trained):
+            idle.append(self.context)
+            if isinstance(self.decoder, ResidualDecoder):
+                idle += [self.decoder.refine, self.decoder.refine_norm, self.decoder.refine_mix]
+        if self.selector_weight == 0 and (self.gradient == "none" or not any(self.trained)):
+            idle.append(self.selector)
+        for module in idle:
+            module.requires_grad_(False)
 
     @classmethod
     def released(cls, backbone: Backbone, num_classes: int, **options: Any) -> FoRNet:
@@ -196,22 +193,15 @@ class FoRNet(Segmenter):
     def focus(self, ratio: float | Sequence[float] | None = None, adaptive: float | None = None) -> None:
         """Set how much is refined, also of a trained network; see `ratio` and `adaptive` of the constructor.
 
-        Without `ratio` the ratios stay; without `adaptive` it is switched off.
+        Without `ratio` the ratios stay; without `adaptive` it is switched off.  One ratio is that of all branches which
+        took part in training, also where they were trained with different ones.
 
         Raises:
-            ValueError: shares outside [0, 1], or a wrong number of them.
+            ValueError: shares outside their ranges, a wrong number of them, or a branch that was built with ratio 0
+                and so has learned nothing.
         """
-        if ratio is not None:
-            single = isinstance(ratio, int | float)
-            ratios = [float(ratio)] * len(self.branches) if single else [float(value) for value in ratio]
-            if len(ratios) != len(self.branches):
-                raise ValueError(f"ratio: expected one value or one a branch ({len(self.branches)}), got {len(ratios)}")
-            for value in ratios:
-                check_share("ratio", value, "of the regions")
-        else:
-            ratios = self.ratios
-        if adaptive is not None:
-            check_share("adaptive", adaptive, "of the importance")
+        ratios = self.ratios if ratio is None else branch_ratios(ratio, self.trained)
+        check_adaptive(adaptive, self.trained)
         self.ratios, self.adaptive = ratios, adaptive
 
     def extra_repr(self) -> str:
@@ -239,11 +229,15 @@ class FoRNet(Segmenter):
         self, features: Float[Tensor, "batch channels rows columns"], selections: list[Selection], sparse: bool
     ) -> Float[Tensor, "batch channels rows columns"]:
         """F_agg: F plus the branches, in the selected regions (mask on the output) or around them (on the input)."""
-        context, branches = self.context(features), list(self.branches)
+        context = self.context(features)
+        used = zip(self.branches, selections, self.ratios, self.trained, strict=True)
+        # a branch of ratio 0 is left out: with the mask on the input it would still add what it makes of zeros
+        pairs: Any = [
+            (branch, own) for branch, own, ratio, on in used if on and (ratio > 0 or self.adaptive is not None)
+        ]
         if sparse:
-            return sparse_branches(features, context, branches, selections)  # pyright: ignore[reportArgumentType]
-        on_input = self.mask_position == "input"
-        return dense_branches(features, context, branches, selections, on_input)  # pyright: ignore[reportArgumentType]
+            return sparse_branches(features, context, pairs)
+        return dense_branches(features, context, pairs, self.mask_position == "input")
 
     def decode(
         self, features: Tensor, fine: Tensor, selections: list[Selection] | None, sparse: bool = False
@@ -276,15 +270,9 @@ class FoRNet(Segmenter):
             return self.adaptive is None and (few or self.execution == "sparse")
         if self.execution == "sparse":
             return True
-        regions = len(features) * selections[0].grid[0] * selections[0].grid[1]
-        share = sum(len(selection.chosen) for selection in selections) / (len(selections) * regions)
-
-        def sparse(part: float) -> Tensor:
-            some = torch.arange(round(part * regions), device=features.device)
-            return self.decode(features, fine, [replace(selections[0], chosen=some)] * len(selections), sparse=True)
-
-        cells = len(features) * features.shape[-2] * features.shape[-1]
-        return share < self.break_even.share(features, cells, lambda: self.decode(features, fine, selections), sparse)
+        return self.break_even.favours_sparse(
+            features, selections, lambda chosen, sparse: self.decode(features, fine, chosen, sparse)
+        )
 
     def maps(
         self,

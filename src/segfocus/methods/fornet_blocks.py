@@ -70,12 +70,11 @@ class Branch(nn.Module):
 def dense_branches(
     features: Float[Tensor, "batch channels rows columns"],
     context: Float[Tensor, "batch channels rows columns"],
-    branches: list[Branch],
-    selections: list[Selection],
+    branches: list[tuple[Branch, Selection]],
     mask_input: bool = False,
 ) -> Float[Tensor, "batch channels rows columns"]:
     """F plus the branches, computed everywhere; the mask on their output, or (released) on their input."""
-    for branch, selection in zip(branches, selections, strict=True):
+    for branch, selection in branches:
         weight = selection.weight.to(context.dtype)
         features = features + (branch(context * weight) if mask_input else branch(context) * weight)
     return features
@@ -84,13 +83,12 @@ def dense_branches(
 def sparse_branches(
     features: Float[Tensor, "batch channels rows columns"],
     context: Float[Tensor, "batch channels rows columns"],
-    branches: list[Branch],
-    selections: list[Selection],
+    branches: list[tuple[Branch, Selection]],
 ) -> Float[Tensor, "batch channels rows columns"]:
     """F plus the branches (mask on the output), computed in the chosen blocks alone; equal to `dense_branches`."""
     # branches of one ratio share a selection, and what is gathered for it
-    for selection in dict(zip(map(id, selections), selections, strict=True)).values():
-        own = [branch for branch, used in zip(branches, selections, strict=True) if used is selection]
+    for selection in {id(selection): selection for _, selection in branches}.values():
+        own = [branch for branch, used in branches if used is selection]
         if selection.block == 1:
             found = reduce(torch.add, [branch.on_cells(context, selection) for branch in own])
         else:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from segfocus.methods.fornet_selection import Selection, first_regions
+
 UNMEASURED = 0.6
 """break-even share where nothing is timed: under deterministic algorithms, and while gradients or operations are
 recorded"""
@@ -24,18 +26,41 @@ _REPEATS = 3
 class BreakEven:
     """The share of regions below which the sparse way is faster, timed once for each device, precision and size.
 
-    Sizes are told apart by powers of two of their cells.  Both ways give the same within rounding (1e-5).
+    Sizes are told apart by powers of two of their cells, selections by how much smaller than the largest they are.
+    Both ways give the same up to rounding: within 1e-5 in float32, within the precision's own steps otherwise.
     """
 
     def __init__(self) -> None:
-        self.shares: dict[tuple[str, torch.dtype, int, int], float] = {}
-        """(device, precision, threads, power of two of the cells) -> share in [0, 1]"""
+        self.shares: dict[tuple[str, torch.dtype, int, int, tuple[float, ...]], float] = {}
+        """(device, precision, threads, power of two of the cells, parts) -> share in [0, 1]"""
 
     def __deepcopy__(self, memo: object) -> BreakEven:
         return BreakEven()  # a copy may be changed before it is used
 
+    def favours_sparse(
+        self, features: torch.Tensor, selections: list[Selection], decode: Callable[[list[Selection], bool], object]
+    ) -> bool:
+        """Whether `decode(selections, sparse)` is faster with `sparse` for selections as large as these."""
+        largest = max(len(selection.chosen) for selection in selections)
+        if largest == 0:
+            return True
+        rows, columns = selections[0].grid
+        share = self.share(
+            features,
+            len(features) * features.shape[-2] * features.shape[-1],
+            lambda: decode(selections, False),
+            lambda part: decode(first_regions(selections, part), True),
+            tuple(round(len(selection.chosen) / largest, 1) for selection in selections),
+        )
+        return largest / (len(features) * rows * columns) < share
+
     def share(
-        self, like: torch.Tensor, cells: int, dense: Callable[[], object], sparse: Callable[[float], object]
+        self,
+        like: torch.Tensor,
+        cells: int,
+        dense: Callable[[], object],
+        sparse: Callable[[float], object],
+        parts: tuple[float, ...] = (),
     ) -> float:
         """
         Args:
@@ -43,11 +68,12 @@ class BreakEven:
             cells: of the grid, over all pictures.
             dense: computes everywhere.
             sparse: computes in that share of the regions.
+            parts: what each selection is of the largest, whose share is meant.
         """
         recording = torch.is_grad_enabled() or _get_current_dispatch_mode() is not None  # FlopCounterMode, ...
         if recording or torch.are_deterministic_algorithms_enabled():
             return UNMEASURED
-        key = (str(like.device), like.dtype, torch.get_num_threads(), round(math.log2(cells)))
+        key = (str(like.device), like.dtype, torch.get_num_threads(), round(math.log2(cells)), parts)
         if key not in self.shares:
             whole = _seconds(dense, like.device)
             few, all_of_them = (_seconds(lambda share=share: sparse(share), like.device) for share in _SHARES)

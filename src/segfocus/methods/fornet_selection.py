@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -92,6 +92,20 @@ def select_regions(
         for ratio, chosen in zip(different, top_k(regions, different), strict=True)
     }
     return [selections[ratio] for ratio in ratios]
+
+
+def first_regions(selections: Sequence[Selection], share: float) -> list[Selection]:
+    """Selections as large as these would be, were `share` the share of the largest: their blocks are the first ones.
+
+    They cost what true selections of that size cost.
+    """
+    largest = max(len(selection.chosen) for selection in selections)
+    made: dict[int, Selection] = {}
+    for selection in selections:
+        regions = len(selection.mask) * selection.grid[0] * selection.grid[1]
+        count = round(share * regions * len(selection.chosen) / largest)
+        made[id(selection)] = replace(selection, chosen=torch.arange(count, device=selection.chosen.device))
+    return [made[id(selection)] for selection in selections]  # what was shared stays shared
 
 
 def shape_alone(tensor: Tensor) -> bool:

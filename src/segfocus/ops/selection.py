@@ -1,5 +1,6 @@
 """Exact Top-K selection of regions (FoR-Net)."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ def top_k(scores: Float[Tensor, "batch 1 rows columns"], ratios: Sequence[float]
     """For each ratio the `selected_count` best-scored regions of every picture: row * columns + column, best first.
 
     Regions of smaller ratios are among those of larger ones (one ranking serves all); ties go to the lower number, so
-    the result is the same on every device.  It has no gradient.
+    the result is the same on every device and in graphs.  It has no gradient.
 
     Raises:
         ValueError: a ratio outside [0, 1].
@@ -30,12 +31,18 @@ def top_k(scores: Float[Tensor, "batch 1 rows columns"], ratios: Sequence[float]
     for ratio in ratios:
         check_share("ratio", ratio, "of the regions")
     flat = scores.detach().float().flatten(1)
-    counts = [selected_count(ratio, flat.shape[1]) for ratio in ratios]
-    if torch.compiler.is_exporting():
+    order = _best_first(flat)[1]
+    return [order[:, : selected_count(ratio, flat.shape[1])] for ratio in ratios]
+
+
+def _best_first(flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores and numbers in descending order of each row's scores; ties in ascending order of the numbers."""
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
         # ONNX has no stable sort; its TopK gives ties to the lower number as well
-        return [torch.topk(flat, count, dim=1).indices for count in counts]
-    order = flat.argsort(dim=1, descending=True, stable=True)
-    return [order[:, :count] for count in counts]
+        best, order = torch.topk(flat, flat.shape[1], dim=1)
+    else:
+        best, order = flat.sort(dim=1, descending=True, stable=True)
+    return best, order
 
 
 def top_k_masks(
@@ -62,18 +69,19 @@ def adaptive_masks(scores: Float[Tensor, "batch 1 rows columns"], share: float) 
         ValueError: a share outside [0, 1].
     """
     check_share("adaptive", share, "of the importance")
-    # float64: sums of many float32 would miss a share of exactly 1
-    flat = scores.detach().double().flatten(1)
-    best, order = flat.sort(dim=1, descending=True, stable=True)
+    # float64: sums of many float32 would miss a share of exactly 1; MPS has none of it
+    device = "cpu" if scores.device.type == "mps" else scores.device
+    best, order = _best_first(scores.detach().to(device, torch.float64).flatten(1))
     before = functional.pad(best.cumsum(1)[:, :-1], (1, 0))
     needed = (before < share * best.sum(1, keepdim=True)) & (best > 0)
-    return torch.zeros_like(needed).scatter(1, order, needed).view(scores.shape)
+    return torch.zeros_like(needed).scatter(1, order, needed).view(scores.shape).to(scores.device)
 
 
 def check_share(name: str, value: float, what: str) -> None:
-    """Raise a ValueError unless it is in [0, 1]."""
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name}: expected a share {what} in [0, 1], got {value}; try 0.25")
+    """Raise a ValueError unless it is a number in [0, 1]."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (number and 0.0 <= value <= 1.0):
+        raise ValueError(f"{name}: expected a share {what} in [0, 1], got {value!r}; try 0.25")
 
 
 def block_means(scores: Float[Tensor, "batch 1 height width"], block: int) -> Float[Tensor, "batch 1 rows columns"]:

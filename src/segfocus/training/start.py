@@ -27,7 +27,8 @@ def start_from(model: nn.Module, checkpoint: str) -> str:
         One line that says what was taken and what starts anew.
 
     Raises:
-        SegfocusError: no such file, not written by segfocus, or not one weight of the network is in it.
+        SegfocusError: no such file, not written by segfocus, not one weight of the network is in it, or one that is
+            no number.
     """
     try:
         metadata = read_metadata(checkpoint)
@@ -42,6 +43,12 @@ def start_from(model: nn.Module, checkpoint: str) -> str:
         raise SegfocusError(
             f"model.start: expected weights of a network like this one, got {checkpoint}: a {trained.method} on "
             f"{trained.backbone}, none of whose weights has a name and shape of this {type(model).__name__}; try none"
+        )
+    broken = [name for name in taken if found[name].is_floating_point() and not found[name].isfinite().all()]
+    if broken:
+        raise SegfocusError(
+            f"model.start: expected finite weights, got NaN or infinity in {broken[0]} of {checkpoint}; "
+            "try an earlier checkpoint of that run"
         )
     with torch.no_grad():
         for name in taken:
