@@ -27,8 +27,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "lite FoR-Net": {},
     "LR-ASPP MobileNetV3-large": {"base": {"kind": "torchvision", "name": "lraspp_mobilenet_v3_large"}},
     "SegFormer-B0": {"base": {"kind": "segformer", "size": "b0"}},
+    "lite FoR-Net without focus": {"ratio": 0.0},
 }
-"""name -> options of the method `plain` (none: FoR-Net itself)"""
+"""name -> options of the method: `plain` where they name a base, else FoR-Net"""
 
 
 def command(name: str, root: str, folder: Path, steps: int, precision: str = "auto") -> list[str]:
@@ -39,7 +40,7 @@ def command(name: str, root: str, folder: Path, steps: int, precision: str = "au
         "training.steps": steps,
         "training.validate_every": 10,
         "training.precision": precision,
-        "model.method": "plain" if options else "fornet",
+        "model.method": "plain" if "base" in options else "fornet",
         "model.options": json.dumps(options),
         "out": folder,
     }

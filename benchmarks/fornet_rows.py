@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from record import record
 
+from segfocus.checkpoint import read_metadata
+
 SEEDS = (0, 1, 2)
 REFERENCE = "boundary, K = 25 %"
 ROWS: dict[str, dict[str, Any]] = {
@@ -101,6 +103,13 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="which, the reference first")
     parser.add_argument("--result", default="fornet_rows")
     arguments = parser.parse_args()
+    recipe = read_metadata(arguments.start).recipe
+    settings_of_start = {
+        "options": recipe.model.options,
+        "steps": recipe.training.steps,
+        "epochs": recipe.training.epochs,
+        "seed": recipe.training.seed,
+    }
     start = score(arguments.start, arguments.root).summary()["miou"]
     if start < LEAST:
         raise SystemExit(f"expected a start of at least {LEAST} mIoU on val, got {start:.3f}")
@@ -139,7 +148,13 @@ def main() -> None:
             print(seed, name, found["miou"], found["boundary_iou"], found["thin_recall"], flush=True)
             record(
                 arguments.result,
-                {"start_miou": start, "steps": arguments.steps, "reference": REFERENCE, "rows": rows},
+                {
+                    "start": {**settings_of_start, "miou": start},
+                    "steps": arguments.steps,
+                    "learning_rate": arguments.learning_rate,
+                    "reference": REFERENCE,
+                    "rows": rows,
+                },
                 seeds=[done for done in SEEDS if done <= seed],
                 note="fine-tuned from one common checkpoint (in one trained without focus, branches and residual are "
                 "as at the beginning; learned selectors begin as its boundary selector; the narrower residual begins "
