@@ -6,8 +6,8 @@ Seams: mean step of the logits between neighbouring cells (stride 4) of which on
 share of the step that the same network has at the same places when everything is refined (1: no seam); and the share
 of those places where the label changes.  With the mask on the branches' output (ours), with a feathered mask (its
 weight rises over two cells), and with the mask on the input (released; the same weights).
-Consistency: share of pixels within 8 px of a true boundary whose label is the same after moving the picture by 1 to 7
-px and moving the prediction back.
+Consistency: share of pixels within 8 px of a true boundary between classes (void and the frame are none) whose label
+is the same after moving the picture by 1 to 7 px and moving the prediction back.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from record import record
@@ -27,7 +28,7 @@ from segfocus.data import open_dataset
 from segfocus.methods.fornet import FINE
 from segfocus.methods.fornet_selection import Selection
 from segfocus.metrics.comparison import Comparison
-from segfocus.metrics.regions import DISTANCE_EDGES, distance_bins
+from segfocus.metrics.importance import boundary_pixels
 from segfocus.metrics.scores import Counts
 from segfocus.ops.resample import enlarge
 
@@ -95,7 +96,8 @@ def consistency(network: Any, dataset: Any) -> dict[str, float]:
     same: dict[float, np.ndarray] = {share: np.zeros(2) for share in (0.0, SHARE, 1.0)}
     for index in tqdm(range(0, len(dataset), 4), "shifts"):
         picture, target = dataset.read(index)
-        near = torch.from_numpy(distance_bins(target) <= DISTANCE_EDGES.index(BAND)) & torch.from_numpy(target != 255)
+        away = cv2.distanceTransform((~boundary_pixels(target)).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        near = torch.from_numpy((away <= BAND) & (target != 255))
         image = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
         for share, counts in same.items():
             network.focus(share)

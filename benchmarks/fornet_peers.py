@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from fornet_rows import kept, score
+from fornet_rows import folder_name, kept, score
 from record import record
 
 from segfocus.files import write_json
@@ -60,7 +60,7 @@ def steps_per_minute(folder: Path) -> float:
 def calibrate(root: str, runs: Path) -> None:
     plan: dict[str, Any] = {}
     for name in NETWORKS:
-        folder = runs / f"calibrate-{list(NETWORKS).index(name)}"
+        folder = runs / f"calibrate-{folder_name(name)}"
         subprocess.run(command(name, root, folder, 40), check=True, capture_output=True)
         speed = steps_per_minute(folder)
         precision = yaml.safe_load((folder / "recipe.yaml").read_text())["training"]["precision"]
@@ -70,7 +70,7 @@ def calibrate(root: str, runs: Path) -> None:
 
 
 def folder_of(runs: Path, name: str) -> Path:
-    return runs / f"peer-{list(NETWORKS).index(name)}"
+    return runs / folder_name(name)
 
 
 def train(root: str, runs: Path) -> None:

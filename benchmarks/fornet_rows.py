@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -100,9 +101,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--learning-rate", type=float, default=0.001)
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="which, the reference first")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="which, beside the reference")
     parser.add_argument("--result", default="fornet_rows")
     arguments = parser.parse_args()
+    names = list(dict.fromkeys([REFERENCE, *arguments.rows]))  # first what the others are compared with
     recipe = read_metadata(arguments.start).recipe
     settings_of_start = {
         "options": recipe.model.options,
@@ -116,9 +118,9 @@ def main() -> None:
     rows: dict[str, Any] = {}
     for seed in SEEDS:
         reference: Any = None
-        for name in arguments.rows:
+        for name in names:
             options = ROWS[name]
-            folder = arguments.runs / f"row-{list(ROWS).index(name)}-{seed}"
+            folder = arguments.runs / f"{folder_name(name)}-{seed}"
             settings = {
                 "data.root": arguments.root,
                 "model.start": arguments.start,
@@ -132,7 +134,9 @@ def main() -> None:
                 "optimizer.warmup_steps": 30,
                 "out": folder,
             }
-            if not (folder / "scores.json").is_file():
+            if (folder / "scores.json").is_file():
+                check_reused(folder, arguments, options)
+            else:
                 command = [sys.executable, "-m", "segfocus", "train", "fornet-camvid", "--overwrite"]
                 command += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
                 subprocess.run(command, check=True, capture_output=True)
@@ -163,6 +167,20 @@ def main() -> None:
                 "minus_reference: paired bootstrap over pictures, 95 %; a short budget: compare rows, not with the "
                 "literature",
             )
+
+
+def folder_name(row: str) -> str:
+    """Small letters, digits and hyphens: `boundary-k-25`."""
+    return re.sub(r"[^a-z0-9]+", "-", row.lower()).strip("-")
+
+
+def check_reused(folder: Path, arguments: argparse.Namespace, options: dict[str, Any]) -> None:
+    """Refuse a finished run that was trained otherwise than this call would."""
+    recipe = read_metadata(folder / "last.safetensors").recipe
+    got = (recipe.model.options, recipe.model.start, recipe.training.steps, recipe.optimizer.learning_rate)
+    expected = (options, arguments.start, arguments.steps, arguments.learning_rate)
+    if got != expected:
+        raise SystemExit(f"expected a run of {expected} in {folder}, got {got}; try another --runs")
 
 
 def spread(runs: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float | None]]:

@@ -65,8 +65,9 @@ def trained_selectors(network: Any, recipe: Any, steps: int) -> dict[str, list[A
     for batch in tqdm(data.train_dataloader(), "selectors", total=steps):
         image, target = batch["image"].contiguous(memory_format=torch.channels_last), batch["target"]
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            features, base = parts(network, image)
-        features, base = features.float(), base.float()
+            features = network.features(image)[0]
+            base = network.auxiliary(features).float()
+        features = features.float()
         loss = torch.zeros(())
         for selector in every:
             wanted, labelled = selector.target(target, base)
@@ -81,14 +82,6 @@ def trained_selectors(network: Any, recipe: Any, steps: int) -> dict[str, list[A
     return found
 
 
-def parts(network: Any, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features F and logits of the prediction without focus."""
-    normalized = network.backbone.normalize(image)
-    grid = (normalized.shape[-2] // CELL, normalized.shape[-1] // CELL)
-    features = network.features(network.backbone.maps(normalized), grid)
-    return features, network.auxiliary(features)
-
-
 @torch.inference_mode()
 def measure(network: Any, selectors: dict[str, Any], dataset: Any, classes: int) -> dict[str, Any]:
     """Recall counts of each picture, and scores of the network for each selector and K."""
@@ -101,7 +94,8 @@ def measure(network: Any, selectors: dict[str, Any], dataset: Any, classes: int)
         image = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
         image = image.contiguous(memory_format=torch.channels_last)
         truth = torch.from_numpy(np.asarray(target)).long()[None]
-        features, base = parts(network, image)
+        features = network.features(image)[0]
+        base = network.auxiliary(features)
         before = enlarge(base, CELL, 1, size)[0].argmax(0).numpy()
         wrong = (before != target) & (target != 255)
         for kind, selector in selectors.items():

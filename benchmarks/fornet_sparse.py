@@ -46,13 +46,13 @@ def measure(size: tuple[int, int], block: int, repeats: int) -> dict[str, Any]:
     features = torch.rand(1, 64, *cells).contiguous(memory_format=torch.channels_last)
     calls: dict[str, Any] = {}
     with torch.inference_mode():
-        context, branches = network.context(features), list(network.branches)
+        context = network.context(features)
 
         def branch(share: float | None) -> Any:
             network.focus(1.0 if share is None else share)
-            selections = network.select(importance, cells)
+            pairs: Any = list(zip(network.branches, network.select(importance, cells), strict=True))
             way = dense_branches if share is None else sparse_branches
-            return lambda: way(features, context, branches, selections)  # pyright: ignore[reportArgumentType]
+            return lambda: way(features, context, pairs)
 
         def whole(share: float, execution: str) -> Any:
             def call() -> None:

@@ -21,6 +21,8 @@ from segfocus.allocator import allocator_setting, tune_allocator
 CLASSES = 11
 SHARES = (0.0, 0.1, 0.25, 0.5, 1.0)
 TRAINED = 0.25
+ALONE = (0.1, 0.25)
+"""shares at which graphs that compute the chosen blocks alone are measured, too; graphs compute everything otherwise"""
 LRASPP, DEEPLAB, SEGFORMER = "LR-ASPP MobileNetV3-large", "DeepLabV3+ ResNet-18", "SegFormer-B0"
 NOTE = (
     f"{CLASSES} classes, random weights, batch 1, float32, channels_last; medians of interleaved runs in one process. "
@@ -30,16 +32,17 @@ NOTE = (
 )
 
 
-def at(share: float) -> str:
-    return f"FoR-Net lite, K = {share:.0%}"
+def at(share: float, execution: str = "auto") -> str:
+    return f"FoR-Net lite, K = {share:.0%}{', blocks alone' if execution == 'sparse' else ''}"
 
 
-def fornet(share: float) -> Any:
+def fornet(share: float, execution: Any = "auto") -> Any:
     from segfocus.backbone import LiteBackbone
     from segfocus.methods.fornet import FoRNet
 
     network = FoRNet(LiteBackbone(), CLASSES)
     network.focus(share)
+    network.execution = execution
     return network
 
 
@@ -98,6 +101,7 @@ def main() -> None:
     tune_allocator()  # before the first large tensor
     load = os.getloadavg()[0]
     networks = {at(share): lambda share=share: fornet(share) for share in SHARES}
+    networks |= {at(share, "sparse"): lambda share=share: fornet(share, "sparse") for share in ALONE}
     networks |= {LRASPP: lraspp, DEEPLAB: deeplab, SEGFORMER: segformer}
     sizes = ["96x128"] if arguments.quick else arguments.sizes
     found = costs(

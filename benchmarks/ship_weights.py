@@ -21,7 +21,7 @@ from segfocus.allocator import tune_allocator
 from segfocus.checkpoint import Checkpoint, load, save
 from segfocus.files import write_text
 from segfocus.recipe import Recipe
-from segfocus.shipped import NAME, checkpoint_path
+from segfocus.shipped import package_checkpoint
 from segfocus.training.evaluation import evaluate
 
 LARGEST = 6_000_000
@@ -93,7 +93,7 @@ def main() -> None:
     tune_allocator()
     whole = load(arguments.run / f"{arguments.weights}.safetensors")
     recipe = portable(whole.recipe)
-    target = checkpoint_path(NAME)
+    target = package_checkpoint()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / target.name
         save(file, whole.model, recipe, whole.classes, half=True, terms=TERMS)

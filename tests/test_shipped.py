@@ -77,6 +77,10 @@ def test_a_street_is_labelled_right_after_installation(capsys, tmp_path, monkeyp
     code, _, error = run(capsys, "predict", "shipped", "street.jpg", "--device", "cpu", "--out", "named")
     assert (code, error) == (0, NOTE)
     np.testing.assert_array_equal(np.asarray(Image.open("named/labels/street.png")), labels)
+    (tmp_path / "shipped").mkdir()  # pictures in a folder that happens to be called so
+    Image.fromarray(picture).save("shipped/road.png")
+    code, out, error = run(capsys, "predict", "shipped", "--device", "cpu", "--out", "folder")
+    assert (code, out, error) == (0, "2 files in folder\n", NOTE)
 
 
 def test_its_name_works_wherever_a_checkpoint_is_expected(capsys, tmp_path, monkeypatch):

@@ -52,13 +52,13 @@ def evaluation_changes(values: Namespace) -> dict[str, Any]:
         raise SegfocusError("expected one of --flip and --no-flip, got both")
     if values.flip or values.no_flip:
         changes["flip"] = values.flip
-    given = {name: values.get(name) for name in ("focus", "adaptive") if values.get(name) is not None}
-    for name, text in given.items():
-        changes[name] = None if text == "none" else share(text, f"--{name}", least_is_zero=name == "focus")
-    if len(given) == 1:
-        changes[next(name for name in ("focus", "adaptive") if name not in given)] = None  # one of the two decides
-    elif given and "none" not in given.values():
+    shares = {name: values.get(name) for name in ("focus", "adaptive") if values.get(name) is not None}
+    if len(shares) == 2 and "none" not in shares.values():
         raise SegfocusError("expected one of --focus and --adaptive, got both; try one of them")
+    if shares:
+        changes |= {"focus": None, "adaptive": None}  # whatever the recipe says
+    for name, text in shares.items():
+        changes[name] = None if text == "none" else share(text, f"--{name}", least_is_zero=name == "focus")
     if values.get("boundary_distances") is not None:
         changes["boundary_distances"] = numbers(values.boundary_distances, "--boundary-distances", int)
     return changes

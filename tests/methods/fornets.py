@@ -34,11 +34,9 @@ def pictures(height: int, width: int, batch: int = 1) -> torch.Tensor:
 def parts(network: FoRNet, image: torch.Tensor):
     """F, the finest map of the backbone, and the selections."""
     with torch.no_grad():
-        normalized = network.backbone.normalize(image)
-        maps = network.backbone.maps(normalized)
-        features = network.features(maps, (normalized.shape[-2] // CELL, normalized.shape[-1] // CELL))
+        features, fine = network.features(image)
         cells = (ceil_div(image.shape[-2], CELL), ceil_div(image.shape[-1], CELL))
-        return features, maps[0], network.select(network.selector.logits(features).sigmoid(), cells)
+        return features, fine, network.select(network.selector.logits(features).sigmoid(), cells)
 
 
 def both(network: FoRNet, image: torch.Tensor):

@@ -201,15 +201,15 @@ def test_a_branch_of_ratio_zero_takes_no_part():
             assert torch.equal(network(image).logits, other(image).logits)
         network.focus(0.75)
         assert network.ratios == [0.75, 0.0, 0.75, 0.0]
-        with pytest.raises(ValueError, match="ratio: expected 0 of branches that were built with ratio 0"):
+        with pytest.raises(ValueError, match="ratio: expected 0 of a branch that was built with ratio 0"):
             network.focus((0.25, 0.25, 0.25, 0.25))
 
 
 def test_a_network_built_without_focus_cannot_be_focused():
     network = build(ratio=0.0)
     network.focus(0)
-    for arguments, words in (((0.25,), "ratio: expected 0 of"), ((None, 0.5), "adaptive: expected a network that was")):
-        with pytest.raises(ValueError, match=words):
+    for name, arguments in (("ratio", (0.25,)), ("adaptive", (None, 0.5))):
+        with pytest.raises(ValueError, match=f"{name}: expected 0 or none of a network that was trained without focus"):
             network.focus(*arguments)
 
 
@@ -321,9 +321,9 @@ def assert_kinds_of_options_are_told_apart() -> None:
         with pytest.raises(ValueError, match=words):
             build(**options)
     for focus, adaptive, words in (
-        ("0.5", None, "evaluation.focus: expected .* got '0.5'"),
-        ([0.5], None, r"evaluation.focus: expected .* got \[0.5\]"),
-        (None, True, "evaluation.adaptive: expected .* got True"),
+        ("0.5", None, "^focus: expected .* got '0.5'"),
+        ([0.5], None, r"^focus: expected .* got \[0.5\]"),
+        (None, True, "^adaptive: expected .* got True"),
     ):
         with pytest.raises(SegfocusError, match=words):
             Predictor(build(), focus=focus, adaptive=adaptive)

@@ -85,7 +85,7 @@ def test_auto_times_nested_selections_as_nested(monkeypatch):
     """Half of the regions in one branch and less in the others is another program than half in all."""
     asked, timed = [], []
 
-    def share(self, like, cells, dense, sparse, parts):
+    def share(self, features, dense, sparse, parts):
         asked.append(parts)
         sparse(0.25)
         return 0.6
@@ -172,9 +172,9 @@ def test_each_device_precision_and_size_is_timed_once():
     calls = []
     measured = BreakEven()
 
-    def share(cells, dtype=torch.float32):
-        like = torch.zeros(1, dtype=dtype)
-        return measured.share(like, cells, lambda: calls.append("dense"), lambda part: calls.append(part))
+    def share(cells, dtype=torch.float32, parts=(1.0,)):
+        like = torch.zeros(2, 3, 1, cells // 2, dtype=dtype)
+        return measured.share(like, lambda: calls.append("dense"), lambda part: calls.append(part), parts)
 
     with torch.no_grad():
         first = share(1000)
@@ -187,7 +187,9 @@ def test_each_device_precision_and_size_is_timed_once():
         assert len(calls) == 2 * once
         share(1000, torch.bfloat16)
         assert len(calls) == 3 * once
-    assert len(measured.shares) == 3
+        share(1000, parts=(0.5, 1.0))
+        assert len(calls) == 4 * once
+    assert len(measured.shares) == 4
 
 
 def never(*arguments):
@@ -195,34 +197,43 @@ def never(*arguments):
 
 
 def test_nothing_is_timed_where_it_would_not_repeat_or_would_be_recorded():
-    measured, like = BreakEven(), torch.zeros(1)
-    assert measured.share(like, 100, never, never) == UNMEASURED  # gradients are recorded here
+    measured, like = BreakEven(), torch.zeros(1, 1, 10, 10)
+    assert measured.share(like, never, never, (1.0,)) == UNMEASURED  # gradients are recorded here
     with torch.no_grad():
+        assert measured.share(like.to("meta"), never, never, (1.0,)) == UNMEASURED
         with FlopCounterMode(display=False):
-            assert measured.share(like, 100, never, never) == UNMEASURED
+            assert measured.share(like, never, never, (1.0,)) == UNMEASURED
         torch.use_deterministic_algorithms(True)
         try:
-            assert measured.share(like, 100, never, never) == UNMEASURED
+            assert measured.share(like, never, never, (1.0,)) == UNMEASURED
         finally:
             torch.use_deterministic_algorithms(False)
         with pytest.raises(AssertionError, match="timed"):
-            measured.share(like, 100, never, never)
+            measured.share(like, never, never, (1.0,))
 
 
-@pytest.mark.parametrize("options", [{}, {"ratio": 0.9}, {"ratio": (0.1, 0.2, 0.3, 0.4)}, {"adaptive": 0.1}], ids=str)
-def test_without_numbers_the_work_is_counted_all_the_same(options):
-    network, image = build(**options), pictures(96, 160)
+@pytest.mark.parametrize("size", [(96, 160), (24, 24)])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ratio": 0.9}, {"ratio": (0.1, 0.2, 0.3, 0.4)}, {"ratio": (0.1, 0.1, 0.1, 0.9)}, {"adaptive": 0.1}],
+    ids=str,
+)
+def test_without_numbers_the_work_is_counted_all_the_same(options, size):
+    network, image = build(**options), pictures(*size)
     counted = multiply_adds(network.to("meta"), image.to("meta"))
     network = build(**options)
     network.execution = "dense" if "adaptive" in options else "auto"  # how many regions depends on the picture
     assert counted == multiply_adds(network, image)
 
 
-def test_the_importance_learns_the_same_in_evaluation_mode():
+@pytest.mark.parametrize("frozen", [(), ("backbone", "project", "project_norm")], ids=str)
+def test_the_importance_learns_the_same_in_evaluation_mode(frozen):
     """Layers that are not trained along (frozen BatchNorm) change nothing about the gradient of the selection."""
     found = []
     for execution in ("auto", "sparse", "dense"):
         network = build(ratio=0.25)
+        for name in frozen:
+            network.get_submodule(name).requires_grad_(False)
         network.execution = execution
         output = network(pictures(64, 64))
         output.logits.square().mean().backward()

@@ -1,4 +1,4 @@
-"""FoR-Net as an ONNX file: blocks are chosen and computed there as here, at any size."""
+"""FoR-Net as an ONNX file: blocks are chosen there as here, and computed alone or with all others, at any size."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ class _WithRegions(nn.Module):
         return output.logits, output.importance, output.selected
 
 
-def assert_onnx_gives_the_same(path: str, adaptive: str) -> None:
+def assert_onnx_gives_the_same(path: str, adaptive: str, execution: str) -> None:
     """Run by `tests.unchecked`; `adaptive`: a share, or nothing."""
     import onnxruntime
 
@@ -32,6 +32,7 @@ def assert_onnx_gives_the_same(path: str, adaptive: str) -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.5, 2.0)
+    network.execution = execution
     exported = _WithRegions(fold_batch_norm(network)).eval()
     batch = torch.export.Dim("batch", min=1, max=8)
     rows, columns = (torch.export.Dim(name, min=8, max=200) for name in ("rows", "columns"))
@@ -51,8 +52,8 @@ def assert_onnx_gives_the_same(path: str, adaptive: str) -> None:
         assert (logits.argmax(1) == output.labels().numpy()).mean() > 0.999
 
 
-@pytest.mark.parametrize("adaptive", ["", "0.5"])
-def test_onnx_gives_the_same_logits_and_regions_at_any_size(adaptive, tmp_path, unchecked):
+@pytest.mark.parametrize(("adaptive", "execution"), [("", "sparse"), ("", "auto"), ("0.5", "auto")])
+def test_onnx_gives_the_same_logits_and_regions_at_any_size(adaptive, execution, tmp_path, unchecked):
     function = "tests.methods.test_fornet_export:assert_onnx_gives_the_same"
-    failure = unchecked.failure(function, tmp_path / "fornet.onnx", adaptive)
+    failure = unchecked.failure(function, tmp_path / "fornet.onnx", adaptive, execution)
     assert not failure, failure

@@ -154,14 +154,21 @@ def test_any_memory_layout_gives_the_same(layout):
     assert torch.equal(found.selected, expected.selected)
 
 
-def test_gradients_flow_through_the_sparse_way_as_through_the_dense_one():
-    found = []
+def test_gradients_flow_through_the_sparse_way_as_through_the_dense_one(monkeypatch):
+    found, ways, original = [], [], FoRNet.refine
+
+    def spy(self, features, selections, sparse):
+        ways.append(sparse)
+        return original(self, features, selections, sparse)
+
+    monkeypatch.setattr(FoRNet, "refine", spy)
     for execution in ("sparse", "dense"):
-        # not straight-through, which teaches cells that the sparse way does not look at: training is dense
+        # not straight-through, which teaches cells that the sparse way does not look at
         network = build(gradient="gate")
         network.execution = execution
         network(pictures(97, 161, batch=2)).logits.square().mean().backward()
         found.append({name: value.grad for name, value in network.named_parameters() if value.grad is not None})
+    assert ways == [True, False]
     assert found[0].keys() == found[1].keys() >= {"selector.score.weight", "branches.3.spatial.weight"}
     for name, value in found[1].items():
         torch.testing.assert_close(found[0][name], value, rtol=1e-3, atol=1e-6)

@@ -1,19 +1,21 @@
-"""How much of a picture FoR-Net refines: changed for a prediction, put back afterwards."""
+"""How much of a picture the FoR-Nets in a network refine: set for good, or for a while."""
 
 from __future__ import annotations
 
 import contextlib
-import numbers
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
 from segfocus.errors import SegfocusError
 from segfocus.methods.fornet import FoRNet
+from segfocus.methods.fornet_options import check_adaptive, check_trained
+from segfocus.ops.selection import check_share
 
 
 def check_focus(model: nn.Module | None, focus: float | None, adaptive: float | None) -> None:
-    """Refuse what `focused` could not do.
+    """Refuse what `set_focus` could not do.
 
     Args:
         model: None where it is not built yet; then the numbers alone are looked at.
@@ -22,26 +24,23 @@ def check_focus(model: nn.Module | None, focus: float | None, adaptive: float | 
         SegfocusError: shares outside their ranges, both given, a network without FoR-Net in it or with one that was
             trained without focus.
     """
-    if focus is not None and not (_number(focus) and 0 <= focus <= 1):
-        raise SegfocusError(f"evaluation.focus: expected a share of the regions in [0, 1], got {focus!r}; try 0.25")
-    if adaptive is not None and not (_number(adaptive) and 0 < adaptive <= 1):
-        raise SegfocusError(
-            f"evaluation.adaptive: expected a share of the importance above 0, at most 1, got {adaptive!r}; try 0.9"
-        )
     if focus is not None and adaptive is not None:
         raise SegfocusError(f"expected one of focus and adaptive, got both ({focus}, {adaptive}); try one of them")
-    if model is None or (focus, adaptive) == (None, None):
+    if focus is None and adaptive is None:
         return
-    networks = _networks(model)
-    if not networks:
+    networks = [] if model is None else _networks(model)
+    if model is not None and not networks:
         raise SegfocusError(
             f"focus, adaptive: expected a network with FoR-Net in it, got {type(model).__name__}; try neither of them"
         )
-    if focus != 0 and not all(any(network.trained) for network in networks):
-        raise SegfocusError(
-            "focus, adaptive: expected a FoR-Net that was trained with a ratio above 0, got one of ratio 0, whose "
-            "branches have learned nothing; try neither of them, or another network"
-        )
+    try:
+        for trained in [network.trained for network in networks] or [[True]]:
+            if focus is not None:
+                check_share("focus", focus, "of the regions")
+                check_trained("focus", focus, trained)
+            check_adaptive(adaptive, trained)
+    except ValueError as error:
+        raise SegfocusError(str(error)) from None
 
 
 def set_focus(model: nn.Module, focus: float | None, adaptive: float | None) -> None:
@@ -57,9 +56,21 @@ def set_focus(model: nn.Module, focus: float | None, adaptive: float | None) -> 
             network.focus(ratio=focus, adaptive=adaptive)
 
 
-def focus_settings(model: nn.Module) -> list[str]:
-    """What decides the refined regions besides the weights, in words: one a FoR-Net in `model`."""
-    return [f"{network.extra_repr()}, {type(network.selector).__name__}" for network in _networks(model)]
+def focus_settings(model: nn.Module) -> list[dict[str, Any]]:
+    """What decides a refinement besides the weights, JSON safe: one dictionary a FoR-Net in `model`."""
+    return [
+        {
+            "ratios": network.ratios,
+            "adaptive": network.adaptive,
+            "trained": network.trained,
+            "block": network.block,
+            "branches": [[branch.kernel, branch.dilation] for branch in network.branches],
+            "mask_position": network.mask_position,
+            "gradient": network.gradient,
+            "selector": type(network.selector).__name__,
+        }
+        for network in _networks(model)
+    ]
 
 
 @contextlib.contextmanager
@@ -72,10 +83,6 @@ def focused(model: nn.Module, focus: float | None = None, adaptive: float | None
     finally:
         for network, ratios, share in before:
             network.ratios, network.adaptive = ratios, share
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _networks(model: nn.Module) -> list[FoRNet]:

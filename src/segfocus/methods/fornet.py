@@ -16,8 +16,8 @@ Where this differs (`FoRNet()` is our lite network; `FoRNet.released(...)` keeps
 * The mask is on the branches' OUTPUT, F + M * sum B_i(F_ctx): outside the selected regions features stay
   bit-identical and the branches need computing only inside.  Released: B_i(F_ctx * M_i), which leaks by the
   kernel's reach and saves nothing.
-* A region is a block of cells (released: one cell), so that skipping it is worth something; it is skipped: in
-  evaluation mode only the selected blocks are computed (gather with a halo, convolve, add back), for the same result.
+* A region is a block of cells (released: one cell), so that skipping it is worth something.  In evaluation mode it is
+  skipped (gather with a halo, convolve, add back), for the same result, where that is faster; see `execution`.
 * At least one region is refined where K > 0; K may also follow the importance (`adaptive`).
 * Branches end in a LayerNorm over channels (released: BatchNorm), the same function in training and evaluation.
 * The decoder is cheap and dense (1x1 convolutions), plus a 3x3 residual in the selected regions only.
@@ -47,16 +47,8 @@ from segfocus.methods.fornet_blocks import (
     dense_branches,
     sparse_branches,
 )
-from segfocus.methods.fornet_cost import UNMEASURED, BreakEven
-from segfocus.methods.fornet_options import (
-    RELEASED,
-    branch_ratios,
-    check_adaptive,
-    check_branches,
-    check_choices,
-    check_sizes,
-    check_weights,
-)
+from segfocus.methods.fornet_cost import BreakEven
+from segfocus.methods.fornet_options import RELEASED, branch_ratios, check_adaptive, check_branches, check_options
 from segfocus.methods.fornet_selection import Selection, select_regions, shape_alone
 from segfocus.methods.fornet_selectors import CELL, SELECTORS, BoundarySelector, Evidence, LearnedSelector
 from segfocus.ops.resample import ceil_div, cell_labels, enlarge
@@ -92,8 +84,8 @@ class FoRNet(Segmenter):
 
     Of a trained network `focus` sets another K, and `selector` may be replaced by one that learns nothing.  In
     evaluation mode `execution` decides: "auto" (the selected blocks alone where a timing shows that to be faster; in
-    graphs all), "sparse" or "dense".  Where the selection is to learn everything is computed in that mode too: its
-    gradient needs all regions.
+    graphs all), "sparse" or "dense".  Where the importance is to learn straight through, everything is computed in
+    that mode too, whatever it says: that gradient needs all regions (`torch.no_grad()` saves it).
 
     Raises:
         ValueError: an option out of its range, a wrong number of ratios or class weights, fewer than two classes, a
@@ -129,12 +121,13 @@ class FoRNet(Segmenter):
         auxiliary_weight: float = 0.4,
     ):
         super().__init__()
-        check_choices(neck=neck, region=region, branch_norm=branch_norm, decoder=decoder, selector=selector)
-        check_choices(mask_position=mask_position, gradient=gradient)
-        check_class_weights(class_weights, num_classes)
-        check_sizes(channels, block, selector_channels, decoder_channels, decoder_refine)
+        check_options(neck=neck, region=region, branch_norm=branch_norm, decoder=decoder, selector=selector)
+        check_options(mask_position=mask_position, gradient=gradient, channels=channels, block=block)
+        check_options(selector_channels=selector_channels, decoder_channels=decoder_channels)
+        check_options(decoder_refine=decoder_refine, dice_weight=dice_weight)
+        check_options(selector_weight=selector_weight, auxiliary_weight=auxiliary_weight)
         check_branches(branches)
-        check_weights(dice_weight, selector_weight, auxiliary_weight)
+        check_class_weights(class_weights, num_classes)
         self.num_classes = num_classes
         self.block = block if region == "block" else 1
         self.mask_position, self.gradient = mask_position, gradient
@@ -166,8 +159,9 @@ class FoRNet(Segmenter):
         """share of the regions that each branch refines"""
         self.trained = [adaptive is not None or value > 0 for value in self.ratios]
         """of each branch, whether it takes part in training"""
-        self.adaptive: float | None = None
-        self.focus(ratio, adaptive)
+        check_adaptive(adaptive, self.trained)
+        self.adaptive = adaptive
+        """share of the importance that the refined regions hold, or None"""
         self._freeze_what_is_idle()
         self.class_weights: Tensor | None
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
@@ -208,13 +202,18 @@ class FoRNet(Segmenter):
         how = f"ratios={self.ratios}" if self.adaptive is None else f"adaptive={self.adaptive}"
         return f"{how}, block={self.block}, mask_position={self.mask_position}, gradient={self.gradient}"
 
-    def features(self, maps: Sequence[Tensor], grid: tuple[int, int]) -> Float[Tensor, "batch channels rows columns"]:
-        """F: the coarse maps, projected, resized to the grid and summed."""
+    def features(
+        self, image: Float[Tensor, "batch colors height width"]
+    ) -> tuple[Float[Tensor, "batch channels rows columns"], Tensor]:
+        """F (the coarse maps, projected, resized to the grid of the padded picture and summed), and the finest map."""
+        normalized = self.backbone.normalize(image)
+        maps = self.backbone.maps(normalized)
+        grid = (normalized.shape[-2] // CELL, normalized.shape[-1] // CELL)
         total = None
         for index, project in zip(self.coarse, self.project, strict=True):
             projected = enlarge(project(maps[index]), self.backbone.strides[index], CELL, grid)
             total = projected if total is None else total + projected
-        return functional.relu(self.project_norm(total), inplace=True)
+        return functional.relu(self.project_norm(total), inplace=True), maps[0]
 
     def select(self, importance: Float[Tensor, "batch 1 rows columns"], cells: tuple[int, int]) -> list[Selection]:
         """M_i: the Top-K regions for each branch; see `select_regions`."""
@@ -262,14 +261,15 @@ class FoRNet(Segmenter):
             raise ValueError("execution: expected auto or dense where the mask is on the input, got sparse; try dense")
         if self.training or self.mask_position == "input" or self.execution == "dense":
             return False
-        if torch.is_grad_enabled() and features.requires_grad and self.gradient != "none":
+        learns = self.gradient == "straight-through" and selections[0].importance.requires_grad
+        if learns and not torch.compiler.is_exporting():
             return False  # what is not selected has its share in the gradient of the importance
-        if shape_alone(features):
-            # nothing can be timed; in ONNX Runtime computing everywhere was as fast at any K (fornet_speed.json)
-            few = sum(self.ratios) / len(self.ratios) < UNMEASURED and not torch.compiler.is_compiling()
-            return self.adaptive is None and (few or self.execution == "sparse")
+        if self.adaptive is not None and shape_alone(features):
+            return False  # how many regions it takes is not known
         if self.execution == "sparse":
             return True
+        if torch.compiler.is_compiling():
+            return False  # in ONNX Runtime gathering is hardly worth it (fornet_speed.json)
         return self.break_even.favours_sparse(
             features, selections, lambda chosen, sparse: self.decode(features, fine, chosen, sparse)
         )
@@ -281,10 +281,7 @@ class FoRNet(Segmenter):
     ) -> BaseMaps:
         """Logits of the padded picture at stride 4, the features they come from, and the further fields of `Output`."""
         height, width = image.shape[-2:]
-        normalized = self.backbone.normalize(image)
-        maps = self.backbone.maps(normalized)
-        grid = (normalized.shape[-2] // CELL, normalized.shape[-1] // CELL)
-        features = self.features(maps, grid)
+        features, fine = self.features(image)
         aux_logits = {} if self.auxiliary is None else {"base": self.auxiliary(features)}
         self._check_selector()
         evidence = Evidence(image, features, aux_logits.get("base"), truth)
@@ -294,9 +291,9 @@ class FoRNet(Segmenter):
         selections = self.select(importance, (rows, columns))
         selected = self._widest(selections).mask
         if max(self.ratios) > 0 or self.adaptive is not None:
-            decoded = self.decode(features, maps[0], selections, self._sparse(features, maps[0], selections))
+            decoded = self.decode(features, fine, selections, self._sparse(features, fine, selections))
         else:
-            decoded = self.decode(features, maps[0], None)
+            decoded = self.decode(features, fine, None)
         boundary = isinstance(self.selector, BoundarySelector)
         if learned is not None and not boundary:
             aux_logits["selector"] = learned

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from segfocus.methods.fornet_selection import Selection, first_regions
+from segfocus.methods.fornet_selection import Selection, first_regions, shape_alone
 
 UNMEASURED = 0.6
-"""break-even share where nothing is timed: under deterministic algorithms, and while gradients or operations are
-recorded"""
+"""break-even share where nothing is timed: under deterministic algorithms, while gradients or operations are
+recorded, and of tensors without numbers"""
 _SHARES = (0.25, 1.0)
 _REPEATS = 3
 
@@ -27,7 +28,8 @@ class BreakEven:
     """The share of regions below which the sparse way is faster, timed once for each device, precision and size.
 
     Sizes are told apart by powers of two of their cells, selections by how much smaller than the largest they are.
-    Both ways give the same up to rounding: within 1e-5 in float32, within the precision's own steps otherwise.
+    Both ways give the same up to rounding: within 1e-5 in true float32 (not TF32, which CUDA convolutions may use),
+    within the precision's own steps otherwise.
     """
 
     def __init__(self) -> None:
@@ -47,7 +49,6 @@ class BreakEven:
         rows, columns = selections[0].grid
         share = self.share(
             features,
-            len(features) * features.shape[-2] * features.shape[-1],
             lambda: decode(selections, False),
             lambda part: decode(first_regions(selections, part), True),
             tuple(round(len(selection.chosen) / largest, 1) for selection in selections),
@@ -56,27 +57,26 @@ class BreakEven:
 
     def share(
         self,
-        like: torch.Tensor,
-        cells: int,
+        features: Float[torch.Tensor, "batch channels rows columns"],
         dense: Callable[[], object],
         sparse: Callable[[float], object],
-        parts: tuple[float, ...] = (),
+        parts: tuple[float, ...],
     ) -> float:
         """
         Args:
-            like: a tensor of the device and precision in question.
-            cells: of the grid, over all pictures.
+            features: on the grid, of the device and precision in question.
             dense: computes everywhere.
             sparse: computes in that share of the regions.
             parts: what each selection is of the largest, whose share is meant.
         """
         recording = torch.is_grad_enabled() or _get_current_dispatch_mode() is not None  # FlopCounterMode, ...
-        if recording or torch.are_deterministic_algorithms_enabled():
+        if recording or torch.are_deterministic_algorithms_enabled() or shape_alone(features):
             return UNMEASURED
-        key = (str(like.device), like.dtype, torch.get_num_threads(), round(math.log2(cells)), parts)
+        cells, device = features.numel() // features.shape[1], features.device
+        key = (str(device), features.dtype, torch.get_num_threads(), round(math.log2(cells)), parts)
         if key not in self.shares:
-            whole = _seconds(dense, like.device)
-            few, all_of_them = (_seconds(lambda share=share: sparse(share), like.device) for share in _SHARES)
+            whole = _seconds(dense, device)
+            few, all_of_them = (_seconds(lambda share=share: sparse(share), device) for share in _SHARES)
             self.shares[key] = break_even(whole, few, all_of_them)
         return self.shares[key]
 

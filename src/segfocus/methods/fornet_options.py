@@ -36,21 +36,17 @@ CHOICES: dict[str, tuple[str, ...]] = {
 """the options that are one of several words"""
 
 
-def check_choices(**options: str) -> None:
-    """Raise a ValueError unless each is among its `CHOICES`."""
+def check_options(**options: Any) -> None:
+    """Raise a ValueError unless words are among their `CHOICES`, weights numbers from 0, sizes whole numbers from 1."""
     for name, value in options.items():
-        check_choice(name, value, CHOICES[name])
-
-
-def check_sizes(channels: int, block: int, selector_channels: int, decoder_channels: int, decoder_refine: int) -> None:
-    """Raise a ValueError unless they are whole numbers from 1, and `channels` enough for the context to squeeze."""
-    check_count("channels", channels, 64)
-    if channels < 4:
-        raise ValueError(f"channels: expected 4 or more, got {channels}; try 64")
-    check_count("block", block, 4)
-    check_count("selector_channels", selector_channels, 32)
-    check_count("decoder_channels", decoder_channels, 32)
-    check_count("decoder_refine", decoder_refine, 64)
+        if name in CHOICES:
+            check_choice(name, value, CHOICES[name])
+        elif name.endswith("_weight"):
+            check_number(name, value, "leaving it out")
+        else:
+            check_count(name, value, "leaving it out")
+    if options.get("channels", 4) < 4:
+        raise ValueError(f"channels: expected 4 or more, got {options['channels']}; try leaving it out")
 
 
 def check_branches(branches: Sequence[Sequence[int]]) -> None:
@@ -67,11 +63,28 @@ def check_branches(branches: Sequence[Sequence[int]]) -> None:
             raise ValueError(f"branches: expected odd kernels, got {branch[0]}; {remedy}")
 
 
-def check_weights(dice_weight: float, selector_weight: float, auxiliary_weight: float) -> None:
-    """Raise a ValueError unless the factors of the loss terms are numbers from 0."""
-    check_number("dice_weight", dice_weight, 1.0)
-    check_number("selector_weight", selector_weight, 0.5)
-    check_number("auxiliary_weight", auxiliary_weight, 0.4)
+def branch_ratios(ratio: float | Sequence[float], trained: Sequence[bool]) -> list[float]:
+    """One ratio a branch, of one for all that are trained or of a sequence.
+
+    Raises:
+        ValueError: a ratio outside [0, 1], a wrong number of them, one above 0 of a branch that is not trained.
+    """
+    if isinstance(ratio, str) or not isinstance(ratio, Iterable):
+        one: Any = ratio
+        check_share("ratio", one, "of the regions")
+        check_trained("ratio", one, trained)
+        return [float(one) if used else 0.0 for used in trained]
+    ratios = list(ratio)
+    if len(ratios) != len(trained):
+        raise ValueError(f"ratio: expected one value or one a branch ({len(trained)}), got {len(ratios)}; try 0.25")
+    for value, used in zip(ratios, trained, strict=True):
+        check_share("ratio", value, "of the regions")
+        if value > 0 and not used:
+            raise ValueError(
+                f"ratio: expected 0 of a branch that was built with ratio 0 and has learned nothing, got {ratios}; "
+                "try one ratio for all that have"
+            )
+    return [float(value) for value in ratios]
 
 
 def check_adaptive(share: float | None, trained: Sequence[bool]) -> None:
@@ -81,29 +94,13 @@ def check_adaptive(share: float | None, trained: Sequence[bool]) -> None:
     check_share("adaptive", share, "of the importance")
     if share == 0:
         raise ValueError("adaptive: expected a share of the importance above 0, got 0; try 0.9, or ratio 0")
-    if not any(trained):
+    check_trained("adaptive", share, trained)
+
+
+def check_trained(name: str, share: float, trained: Sequence[bool]) -> None:
+    """Raise a ValueError where something is to be refined and no branch has learned to."""
+    if share > 0 and not any(trained):
         raise ValueError(
-            f"adaptive: expected a network that was trained with a ratio above 0, got {share} where no branch has "
-            "learned anything; try another network"
+            f"{name}: expected 0 or none of a network that was trained without focus (ratio 0), whose branches have "
+            f"learned nothing, got {share}; try a network that was trained with a ratio above 0"
         )
-
-
-def branch_ratios(ratio: float | Sequence[float], trained: Sequence[bool]) -> list[float]:
-    """One ratio a branch, of one for all or of a sequence; those that are not trained keep 0.
-
-    Raises:
-        ValueError: a ratio outside [0, 1], a wrong number of them, one above 0 of a branch that is not trained.
-    """
-    several = isinstance(ratio, Iterable) and not isinstance(ratio, str)
-    given: list[Any] = list(ratio) if several else [ratio] * len(trained)
-    if len(given) != len(trained):
-        raise ValueError(f"ratio: expected one value or one a branch ({len(trained)}), got {len(given)}; try 0.25")
-    for value in given:
-        check_share("ratio", value, "of the regions")
-    ratios = [float(value) if used else 0.0 for value, used in zip(given, trained, strict=True)]
-    if ratios != given if several else max(ratios) < max(given):
-        raise ValueError(
-            f"ratio: expected 0 of branches that were built with ratio 0 and have learned nothing, got {ratio}; "
-            "try a network that was trained with a ratio above 0"
-        )
-    return ratios

@@ -34,10 +34,11 @@ from segfocus.losses import boundary_cross_entropy, cross_entropy, soft_dice
 from segfocus.methods.base import Base, BaseMaps, Refiner, check_count, check_number
 from segfocus.methods.base_logits import LEAST, base_logits
 from segfocus.methods.fornet_blocks import Branch, Context
+from segfocus.methods.fornet_options import check_branches
 from segfocus.methods.fornet_selectors import ScoreHead
 from segfocus.methods.ovenet import OVeNet
 from segfocus.ops.resample import ceil_div, cell_means, enlarge, expand_blocks, resize
-from segfocus.ops.selection import block_means, straight_through, top_k_masks
+from segfocus.ops.selection import block_means, check_share, straight_through, top_k_masks
 from segfocus.output import Output, logit_channels
 
 CELL = 4
@@ -201,11 +202,10 @@ class FocusRefiner(_PictureRefiner):
             check_count(name, value, remedy)
         if block % CELL:
             raise ValueError(f"block: expected a multiple of {CELL}, got {block}; try {ceil_div(block, CELL) * CELL}")
-        check_number("ratio", ratio, 0.25)
-        if not 0 < ratio <= 1:
-            raise ValueError(f"ratio: expected a share of the blocks in (0, 1], got {ratio!r}; try 0.25")
-        if not branches or any(kernel < 1 or kernel % 2 == 0 or dilation < 1 for kernel, dilation in branches):
-            raise ValueError(f"branches: expected odd kernels and dilations from 1, got {branches!r}; try [[3, 1]]")
+        check_share("ratio", ratio, "of the blocks")
+        if ratio == 0:
+            raise ValueError("ratio: expected a share of the blocks above 0, got 0; try 0.25")
+        check_branches(branches)
         check_number("dice_weight", dice_weight, 1.0)
         check_number("selector_weight", selector_weight, 0.5)
         self.num_classes, self.ratio, self.block, self.grid = num_classes, float(ratio), block, lcm(COARSEST, block)

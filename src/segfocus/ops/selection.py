@@ -23,7 +23,8 @@ def top_k(scores: Float[Tensor, "batch 1 rows columns"], ratios: Sequence[float]
     """For each ratio the `selected_count` best-scored regions of every picture: row * columns + column, best first.
 
     Regions of smaller ratios are among those of larger ones (one ranking serves all); ties go to the lower number, so
-    the result is the same on every device and in graphs.  It has no gradient.
+    the result is the same on every device and in graphs.  It has no gradient.  For an ONNX file give
+    `torch.onnx.export` the module itself: an exported program already holds a stable sort, which ONNX does not know.
 
     Raises:
         ValueError: a ratio outside [0, 1].
@@ -104,11 +105,13 @@ def straight_through(
 
 
 def random_scores(like: Float[Tensor, "batch 1 height width"], training: bool) -> Float[Tensor, "batch 1 height width"]:
-    """Uniform scores from torch's generator in training; otherwise the same ones for every picture, on every device."""
+    """Uniform scores from torch's generator in training; otherwise the same ones for every picture of a size, on every
+    device."""
     if training:
         return torch.rand_like(like)
     height, width = like.shape[-2:]
-    # whole-number arithmetic on the number of the cell: exact everywhere, also in graphs
+    # whole-number arithmetic on the number of the cell: exact everywhere, also in graphs; the multipliers are those of
+    # Wellons' 32-bit hash "lowbias32" (2018)
     mixed = torch.arange(1, height * width + 1, device=like.device)
     for factor in (0x7FEB352D, 0x846CA68B, 1):
         mixed = (mixed ^ mixed // 2**16) * factor % 2**32

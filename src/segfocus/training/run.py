@@ -141,7 +141,7 @@ def _open_data(recipe: Recipe) -> Any:
     return data
 
 
-def _build_model(recipe: Recipe, num_classes: int, fetch: bool = True, tell: bool = False) -> Method:
+def _build_model(recipe: Recipe, num_classes: int, fetch: bool = True) -> Method:
     from segfocus.methods import build
 
     weights = recipe.model.class_weights
@@ -153,8 +153,7 @@ def _build_model(recipe: Recipe, num_classes: int, fetch: bool = True, tell: boo
     check_windows(recipe, model)
     check_focus(model, recipe.evaluation.focus, recipe.evaluation.adaptive)
     if fetch and recipe.model.start is not None:
-        line = start_from(model, recipe.model.start)
-        logging.getLogger("segfocus").log(logging.INFO if tell else logging.DEBUG, line)
+        logging.getLogger("segfocus").info(start_from(model, recipe.model.start))
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model
@@ -197,7 +196,7 @@ def _fit(folder: Path, recipe: Recipe, resume: bool) -> Path:
     plan = make_plan(total, recipe.training.validate_every, _steps_per_epoch(recipe, data), recipe.training.save_every)
     data.start_step, data.total_steps = progress.step, total
     # of a resumed run all weights come from its state: nothing is fetched again
-    model = _build_model(recipe, data.classes.num_classes, fetch=state is None, tell=True)
+    model = _build_model(recipe, data.classes.num_classes, fetch=state is None)
     task = SegmentationTask(model, recipe, data.classes, total, progress.step)
     if state:
         _restore(task, state)

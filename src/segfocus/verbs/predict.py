@@ -69,7 +69,8 @@ def predict(arguments: list[str]) -> None:
 
 
 def _checkpoint_and_pictures(inputs: list[str]) -> tuple[Path, list[str]]:
-    named = checkpoint_path(inputs[0])
+    folder = Path(inputs[0]).is_dir() and len(inputs) == 1  # of pictures, also where it is called as the weights are
+    named = Path(inputs[0]) if folder else checkpoint_path(inputs[0])
     if named.suffix == ".safetensors":
         if len(inputs) == 1:
             raise SegfocusError(f"predict: expected pictures after the checkpoint {inputs[0]}, got none")
