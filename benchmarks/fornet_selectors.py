@@ -24,7 +24,8 @@ from segfocus.checkpoint import load
 from segfocus.data import open_dataset
 from segfocus.losses import boundary_cross_entropy
 from segfocus.methods.fornet_selectors import CELL, SELECTORS, Evidence, LearnedSelector
-from segfocus.metrics.importance import AMOUNTS, THIN_RADIUS, boundary_pixels
+from segfocus.metrics.comparison import Comparison
+from segfocus.metrics.importance import AMOUNTS, sought_pixels
 from segfocus.metrics.region_recall import (
     RATIOS,
     paired_recall_intervals,
@@ -34,7 +35,6 @@ from segfocus.metrics.region_recall import (
     region_side,
     region_sums,
 )
-from segfocus.metrics.regions import DISTANCE_EDGES, thickness_bins
 from segfocus.metrics.scores import Counts
 from segfocus.ops.resample import enlarge
 
@@ -96,15 +96,14 @@ def measure(network: Any, selectors: dict[str, Any], dataset: Any, classes: int)
         truth = torch.from_numpy(np.asarray(target)).long()[None]
         features = network.features(image)[0]
         base = network.auxiliary(features)
-        before = enlarge(base, CELL, 1, size)[0].argmax(0).numpy()
-        wrong = (before != target) & (target != 255)
+        before = enlarge(base, CELL, 1, size)[0].argmax(0).numpy().astype(np.uint8)
+        sought = sought_pixels(Comparison(np.asarray(target), before, classes, name=name))
         for kind, selector in selectors.items():
             importance = selector(Evidence(image, features, base, truth))
             rows, columns = -(-size[0] // CELL), -(-size[1] // CELL)
             grid = importance[0, 0, :rows, :columns].numpy()
             side = region_side(grid.shape, size)
-            masks = (boundary_pixels(target), wrong, thin_pixels(target))
-            amounts = {key: region_sums(mask, side) for key, mask in zip(AMOUNTS, masks, strict=True)}
+            amounts = {key: region_sums(mask, side) for key, mask in sought.items()}
             counts[kind][name] = recall_counts(region_scores(grid, size), amounts, RATIOS)
             network.selector = selector
             for share in SHARES:
@@ -125,15 +124,8 @@ def measure(network: Any, selectors: dict[str, Any], dataset: Any, classes: int)
 
 
 def add(tallies: dict[Any, Counts], key: Any, target: Any, labels: Any, classes: int, name: str) -> None:
-    from segfocus.metrics.comparison import Comparison
-
     tally = tallies.setdefault(key, Counts(classes, (1, 3, 5), ()))
     tally.add(Comparison(np.asarray(target), labels, classes, name=name))
-
-
-def thin_pixels(target: np.ndarray) -> np.ndarray:
-    """Labelled pixels that no square of 5x5 px of their class covers."""
-    return (thickness_bins(target) <= DISTANCE_EDGES.index(THIN_RADIUS)) & (target != 255)
 
 
 def summed(counts: dict[str, Any]) -> dict[str, Any]:

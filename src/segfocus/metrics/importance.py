@@ -45,6 +45,15 @@ THIN_RADIUS = 2
 """px of the opening that removes thin pixels: up to 4 px wide"""
 
 
+def sought_pixels(comparison: Comparison) -> dict[str, Bool[np.ndarray, "height width"]]:
+    """Which pixels are searched for, by the names of `AMOUNTS`."""
+    return {
+        "boundary": boundary_pixels(comparison.target),
+        "error": comparison.wrong,
+        "thin": (comparison.thickness_bin <= DISTANCE_EDGES.index(THIN_RADIUS)) & comparison.labelled,
+    }
+
+
 class ImportanceQuality(Tally):
     """The recalls of each picture's own importance map, and how its ranks agree with the regions' share of errors.
 
@@ -111,11 +120,7 @@ class ImportanceQuality(Tally):
 
     def _masks(self, comparison: Comparison) -> dict[str, Bool[np.ndarray, "height width"]]:
         """What is searched for, in the order of `amounts`."""
-        masks = {
-            "boundary": boundary_pixels(comparison.target),
-            "error": comparison.wrong,
-            "thin": (comparison.thickness_bin <= DISTANCE_EDGES.index(THIN_RADIUS)) & comparison.labelled,
-        }
+        masks = sought_pixels(comparison)
         if "error_before" in self.amounts:
             if comparison.baseline is None:
                 raise SegfocusError(f"{comparison.name or 'picture'}: expected a baseline for these scores, got none")
