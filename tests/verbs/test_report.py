@@ -217,6 +217,15 @@ class TestBadInput:
         assert "--metrics: unknown 'regoins'; did you mean regions?" in case.refused(metrics="regoins")
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """Also where the suite was started in a shell's background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize("where", ["segfocus.report.pictures.Pictures.add", "segfocus.files.os.fsync"])
 def test_stopped_by_ctrl_c(case, tmp_path, monkeypatch, where):
     """While measuring, and while the first result is being written: no half-written file, no thread left."""
