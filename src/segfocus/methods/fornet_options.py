@@ -51,16 +51,16 @@ def check_options(**options: Any) -> None:
 
 def check_branches(branches: Sequence[Sequence[int]]) -> None:
     """Raise a ValueError unless there is a branch, and each an odd kernel and a dilation from 1."""
-    remedy = "try [[1, 1], [3, 1], [3, 2]]"
+    remedy = "[[1, 1], [3, 1], [3, 2]]"
     if isinstance(branches, str) or not isinstance(branches, Sequence) or len(branches) == 0:
-        raise ValueError(f"branches: expected one (kernel, dilation) or more, got {branches!r}; {remedy}")
+        raise ValueError(f"branches: expected one (kernel, dilation) or more, got {branches!r}; try {remedy}")
     for branch in branches:
         if isinstance(branch, str) or not isinstance(branch, Sequence) or len(branch) != 2:
-            raise ValueError(f"branches: expected (kernel, dilation) of each, got {branch!r}; {remedy}")
+            raise ValueError(f"branches: expected (kernel, dilation) of each, got {branch!r}; try {remedy}")
         for name, value in zip(("kernel", "dilation"), branch, strict=True):
-            check_count(f"branches: {name}", value, remedy.removeprefix("try "))
+            check_count(f"branches: {name}", value, remedy)
         if branch[0] % 2 == 0:
-            raise ValueError(f"branches: expected odd kernels, got {branch[0]}; {remedy}")
+            raise ValueError(f"branches: expected odd kernels, got {branch[0]}; try {remedy}")
 
 
 def branch_ratios(ratio: float | Sequence[float], trained: Sequence[bool]) -> list[float]:
